@@ -1,0 +1,308 @@
+//! Where the lake's files and the work on them are recorded.
+//!
+//! [`Catalog`] has two implementations that pass one suite of tests: Redis, shared with
+//! writers and readers of other makes, and the embedded one (`metadata.json` files).
+//! The life of a merge: [`due_merges`](Catalog::due_merges) →
+//! [`claim_merge`](Catalog::claim_merge) → [`resolve`](Catalog::resolve) →
+//! [`announce_output`](Catalog::announce_output) → bytes are published →
+//! [`commit_merge`](Catalog::commit_merge). Whoever cannot go on gives the plan back with
+//! [`release_merge`](Catalog::release_merge) or ends it with [`fail_merge`](Catalog::fail_merge).
+
+pub mod json;
+pub mod redis;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::model::{
+    ClaimedDrop, ClaimedMerge, DataPath, IndexEntry, Iteration, LayerName, Lease, MergePlan,
+    MergeQueue, SetAside, TableRef, WriterId,
+};
+
+/// The rules by which a catalog plans, the same for writers and for us.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Merge levels by iteration, 1 first, without gaps.
+    pub levels: Vec<Level>,
+    /// Layers in order of age.
+    pub layers: Vec<LayerRule>,
+    /// Writers whose queues are served; `None` for all.
+    pub writers: Option<Vec<WriterId>>,
+}
+
+/// When files of one iteration are merged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Level {
+    /// The iteration of the inputs.
+    pub iteration: Iteration,
+    /// How long a plan waits for more files.
+    pub timeout: Duration,
+    /// A plan's inputs together stay at or below this size.
+    pub max_size_bytes: u64,
+}
+
+/// What planning needs to know of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerRule {
+    /// Its name.
+    pub name: LayerName,
+    /// `fs` or `s3`, as on the wire.
+    pub kind: String,
+    /// Its URL without secrets, as on the wire.
+    pub url: String,
+    /// How long a file stays before it moves on; `None` for ever.
+    pub ttl: Option<Duration>,
+    /// The layer that comes next, if any.
+    pub next: Option<LayerName>,
+}
+
+impl Policy {
+    /// The level that merges files of `iteration`; `None` when such files are final.
+    pub fn level(&self, iteration: Iteration) -> Option<&Level> {
+        self.levels
+            .iter()
+            .find(|level| level.iteration == iteration)
+    }
+
+    /// Whether queues of this writer are ours.
+    pub fn serves(&self, writer: &WriterId) -> bool {
+        self.writers
+            .as_ref()
+            .is_none_or(|served| served.contains(writer))
+    }
+}
+
+/// Which entries of a table are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct EntryFilter {
+    /// Only files that hold times at or after this, nanoseconds.
+    pub after_ns: Option<i64>,
+    /// Only files that hold times at or before this, nanoseconds.
+    pub before_ns: Option<i64>,
+    /// Only this partition or those below it.
+    pub folder: Option<String>,
+    /// Only this iteration.
+    pub iteration: Option<Iteration>,
+}
+
+impl EntryFilter {
+    /// Whether an entry is wanted; edges are inclusive.
+    pub fn matches(&self, entry: &IndexEntry) -> bool {
+        self.after_ns.is_none_or(|after| entry.max_time_ns >= after)
+            && self
+                .before_ns
+                .is_none_or(|before| entry.min_time_ns <= before)
+            && self
+                .iteration
+                .is_none_or(|iteration| entry.path.iteration() == iteration)
+            && self.folder.as_ref().is_none_or(|folder| {
+                let folder = folder.trim_matches('/');
+                folder.is_empty()
+                    || entry
+                        .path
+                        .as_str()
+                        .strip_prefix(folder)
+                        .is_some_and(|rest| rest.starts_with('/'))
+            })
+    }
+}
+
+/// What a finished merge asks the catalog to record, all or nothing.
+#[derive(Debug, Clone)]
+pub struct MergeCommit {
+    /// The new file; `None` when nothing was left to merge.
+    pub output: Option<IndexEntry>,
+    /// Inputs whose rows are in `output`: they leave the index and are deleted after `grace`.
+    pub sources: Vec<DataPath>,
+    /// Inputs that could not be read: they stay in the index.
+    pub set_aside: Vec<SetAside>,
+    /// How long readers may still open the sources.
+    pub grace: Duration,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// The index now names the output instead of the sources.
+    Committed,
+    /// The plan is no longer ours; nothing changed. The output must go.
+    LeaseLost,
+    /// A source left the index meanwhile; nothing changed. The output must go, the plan may be tried again.
+    SourceGone(String),
+    /// The index names the output's path already; nothing changed. The bytes under that name are not ours.
+    OutputExists,
+}
+
+/// Files that [`Catalog::refresh`] met.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refreshed {
+    /// Files that were registered now.
+    pub registered_count: u64,
+    /// Files that were left alone and reported for the first time.
+    pub left_alone_count: u64,
+    /// Unreferenced outputs of interrupted merges that were removed.
+    pub orphans_removed_count: u64,
+}
+
+/// How much work stands in the queues.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueDepths {
+    /// Merge plans waiting, due or not.
+    pub merges_idle_count: u64,
+    /// Merge plans handed out.
+    pub merges_processing_count: u64,
+    /// Deletes waiting, due or not.
+    pub drops_idle_count: u64,
+    /// Deletes handed out.
+    pub drops_processing_count: u64,
+    /// Items that were given up, with their reason.
+    pub failed_count: u64,
+}
+
+/// Why the catalog could not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The server is away or the call took too long; the same call may succeed later.
+    #[error("catalog is unavailable ({context}): {reason}")]
+    Unavailable {
+        /// What was tried.
+        context: String,
+        /// What went wrong, without secrets.
+        reason: String,
+    },
+    /// The server answered, and said no; trying again does not help.
+    #[error("catalog refused {context}: {reason}")]
+    Refused {
+        /// What was tried.
+        context: String,
+        /// The reason given, without secrets.
+        reason: String,
+    },
+    /// Something stored is not what the contract says; it was left as it is.
+    #[error("{place}: {reason}")]
+    Malformed {
+        /// The key or file.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of the embedded catalog could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another process owns the folder.
+    #[error("{}: another gigamerge works on this folder; stop it, or give this one another --data-dir", path.display())]
+    Locked {
+        /// The lock file.
+        path: std::path::PathBuf,
+    },
+    /// The claim is not ours any more.
+    #[error("the lease on {what} was lost")]
+    LeaseLost {
+        /// What was leased.
+        what: String,
+    },
+}
+
+/// The index and its queues. Every call is bounded in time and safe to repeat.
+#[async_trait]
+pub trait Catalog: Send + Sync + 'static {
+    /// Replaces the rules for all later calls.
+    fn set_policy(&self, policy: Arc<Policy>);
+
+    /// One round trip that proves the catalog answers.
+    async fn ping(&self) -> Result<(), CatalogError>;
+
+    /// Every table that holds files, sorted.
+    async fn tables(&self) -> Result<Vec<TableRef>, CatalogError>;
+
+    /// The entries of one table, sorted by path.
+    async fn entries(
+        &self,
+        table: &TableRef,
+        filter: &EntryFilter,
+    ) -> Result<Vec<IndexEntry>, CatalogError>;
+
+    /// The entry of each path, in order; `None` where the index has none.
+    async fn resolve(
+        &self,
+        table: &TableRef,
+        paths: &[DataPath],
+    ) -> Result<Vec<Option<IndexEntry>>, CatalogError>;
+
+    /// Registers `add`, then removes `remove` (whose bytes are deleted 30 s later).
+    async fn batch(&self, add: &[IndexEntry], remove: &[IndexEntry]) -> Result<(), CatalogError>;
+
+    /// Looks for files that nobody registered (embedded); does nothing where writers register their own (Redis).
+    async fn refresh(&self) -> Result<Refreshed, CatalogError>;
+
+    /// Plans of `iteration` that can be claimed now, oldest queue first, at most `limit`; claims nothing.
+    async fn due_merges(
+        &self,
+        iteration: Iteration,
+        limit: usize,
+    ) -> Result<Vec<MergePlan>, CatalogError>;
+
+    /// Takes the next due plan of a queue for `lease`; `None` when nothing is due.
+    async fn claim_merge(
+        &self,
+        queue: &MergeQueue,
+        lease: Duration,
+    ) -> Result<Option<ClaimedMerge>, CatalogError>;
+
+    /// Prolongs a claim; the old lease is void afterwards.
+    ///
+    /// # Errors
+    /// [`CatalogError::LeaseLost`] when somebody else took over.
+    async fn renew_merge(
+        &self,
+        claim: &ClaimedMerge,
+        lease: Duration,
+    ) -> Result<Lease, CatalogError>;
+
+    /// Records that bytes will appear under `output` before they do, so that a crash leaves no unknown file.
+    async fn announce_output(
+        &self,
+        claim: &ClaimedMerge,
+        output: &DataPath,
+    ) -> Result<(), CatalogError>;
+
+    /// Replaces the sources by the output in one atomic call.
+    async fn commit_merge(
+        &self,
+        claim: &ClaimedMerge,
+        commit: &MergeCommit,
+    ) -> Result<CommitOutcome, CatalogError>;
+
+    /// Gives a plan back; it is due again after `delay`. An announced output is forgotten:
+    /// the caller has removed it.
+    async fn release_merge(
+        &self,
+        claim: &ClaimedMerge,
+        delay: Duration,
+    ) -> Result<(), CatalogError>;
+
+    /// Ends a plan that cannot succeed: it goes to the failed list, its files stay in the index.
+    async fn fail_merge(&self, claim: &ClaimedMerge, reason: &str) -> Result<(), CatalogError>;
+
+    /// Takes up to `limit` due deletes.
+    async fn claim_drops(
+        &self,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedDrop>, CatalogError>;
+
+    /// Ends a delete whose bytes are gone.
+    async fn finish_drop(&self, claim: &ClaimedDrop) -> Result<(), CatalogError>;
+
+    /// Gives a delete back; it is due again after `delay`.
+    async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError>;
+
+    /// How much stands in the queues.
+    async fn queue_depths(&self) -> Result<QueueDepths, CatalogError>;
+}

@@ -1,0 +1,3 @@
+//! The `gigamerge` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Whole behaviours, with real servers.
