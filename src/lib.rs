@@ -3,4 +3,8 @@
 pub mod catalog;
 pub mod config;
 pub mod merge;
+pub mod daemon;
 pub mod model;
+pub mod storage;
+pub mod telemetry;
+pub mod worker;

@@ -297,11 +297,15 @@ pub trait Catalog: Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Vec<ClaimedDrop>, CatalogError>;
 
-    /// Ends a delete whose bytes are gone.
-    async fn finish_drop(&self, claim: &ClaimedDrop) -> Result<(), CatalogError>;
+    /// Ends deletes whose bytes are gone.
+    async fn finish_drops(&self, claims: &[ClaimedDrop]) -> Result<(), CatalogError>;
 
     /// Gives a delete back; it is due again after `delay`.
     async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError>;
+
+    /// Lets go of everything that keeps another catalog from being opened on the same place.
+    /// Nothing is claimed at this point, and no call follows.
+    fn close(&self) {}
 
     /// How much stands in the queues.
     async fn queue_depths(&self) -> Result<QueueDepths, CatalogError>;

@@ -1,1 +1,399 @@
-//! Embedded.
+//! The embedded catalog: one `metadata.json` per partition, no server.
+//!
+//! One process owns a layer (a lock on its root says so), so claims live in memory. Files that
+//! any program renames into a partition are found by [`refresh`](crate::catalog::Catalog::refresh)
+//! and registered from their footers. An output is announced in `pending` before its bytes
+//! appear, so that after a crash it is known for an orphan and never taken for a new file.
+
+mod discovery;
+mod metadata_file;
+mod partition;
+mod planner;
+mod refresh;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+
+use self::partition::Partition;
+use super::{Catalog, CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths, Refreshed};
+use crate::model::{
+    ClaimedDrop, ClaimedMerge, DataPath, DropItem, IndexEntry, Iteration, LayerName, Lease, MergePlan, MergeQueue,
+    PartitionDir, TableRef,
+};
+
+/// A delete asked for by a writer waits this long, as in the Redis scripts.
+const WRITER_DROP_DELAY_S: i64 = 30;
+const LOCK_NAME: &str = ".gigamerge.lock";
+
+/// What a data file's footer says of it; the caller knows Parquet, the catalog does not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbedFile {
+    /// Rows in the file.
+    pub row_count: u64,
+    /// Bytes of the file.
+    pub size_bytes: u64,
+    /// Smallest time, nanoseconds.
+    pub min_time_ns: i64,
+    /// Largest time, nanoseconds.
+    pub max_time_ns: i64,
+    /// Column → smallest value.
+    pub min: Map<String, Value>,
+    /// Column → largest value.
+    pub max: Map<String, Value>,
+}
+
+/// Reads a file's footer, or says why it cannot be registered.
+pub type Probe = Arc<dyn Fn(&TableRef, &Path) -> Result<ProbedFile, String> + Send + Sync>;
+
+/// `metadata.json` files under the roots of `fs` layers.
+#[derive(Clone)]
+pub struct JsonCatalog {
+    inner: Arc<Inner>,
+}
+
+type PartitionKey = (TableRef, PartitionDir, LayerName);
+
+struct Inner {
+    layers: Vec<(LayerName, PathBuf)>,
+    probe: Probe,
+    policy: RwLock<Arc<Policy>>,
+    partitions: Mutex<BTreeMap<PartitionKey, Partition>>,
+    /// Outputs announced by claims of this process, by lease token.
+    announced: Mutex<HashMap<String, Vec<DataPath>>>,
+    scan: Mutex<refresh::ScanMemory>,
+    locks: Mutex<Vec<File>>,
+    is_read_only: bool,
+}
+
+impl JsonCatalog {
+    /// Takes the lock of every layer, loads what is there and removes outputs that a crash left behind.
+    ///
+    /// # Errors
+    /// [`CatalogError::Locked`] when another process owns a layer; I/O errors name the file.
+    pub async fn open(
+        layers: Vec<(LayerName, PathBuf)>,
+        policy: Arc<Policy>,
+        probe: Probe,
+    ) -> Result<Self, CatalogError> {
+        let locks = layers.iter().map(|(_, root)| lock(root)).collect::<Result<Vec<_>, _>>()?;
+        Self::load(layers, policy, probe, locks, false).await
+    }
+
+    /// Opens for looking only, beside a process that works: takes no lock and writes nothing. Files that are not
+    /// registered yet count as if they were.
+    pub async fn open_to_look(
+        layers: Vec<(LayerName, PathBuf)>,
+        policy: Arc<Policy>,
+        probe: Probe,
+    ) -> Result<Self, CatalogError> {
+        Self::load(layers, policy, probe, Vec::new(), true).await
+    }
+
+    async fn load(
+        layers: Vec<(LayerName, PathBuf)>,
+        policy: Arc<Policy>,
+        probe: Probe,
+        locks: Vec<File>,
+        is_read_only: bool,
+    ) -> Result<Self, CatalogError> {
+        let inner = Arc::new(Inner {
+            layers,
+            probe,
+            policy: RwLock::new(policy),
+            partitions: Mutex::new(BTreeMap::new()),
+            announced: Mutex::new(HashMap::new()),
+            scan: Mutex::new(refresh::ScanMemory::default()),
+            locks: Mutex::new(locks),
+            is_read_only,
+        });
+        let catalog = Self { inner };
+        catalog.refresh().await?;
+        Ok(catalog)
+    }
+
+    /// Runs `work` where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, CatalogError> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || work(&inner)).await.unwrap_or_else(|error| {
+            Err(CatalogError::Unavailable { context: "embedded catalog".to_owned(), reason: error.to_string() })
+        })
+    }
+}
+
+fn lock(root: &Path) -> Result<File, CatalogError> {
+    let path = root.join(LOCK_NAME);
+    let io = |source| CatalogError::Io { path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(CatalogError::Locked { path }),
+        Err(std::fs::TryLockError::Error(source)) => Err(io(source)),
+    }
+}
+
+fn now_s() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// A panic elsewhere does not make the map wrong: every change is applied whole or not at all.
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The empty name of older clients stands for the first layer.
+    fn layer(&self, name: &LayerName) -> Result<(&LayerName, &Path), CatalogError> {
+        let found = match name.as_str() {
+            "" => self.layers.first(),
+            _ => self.layers.iter().find(|(layer, _)| layer == name),
+        };
+        found.map(|(layer, root)| (layer, root.as_path())).ok_or_else(|| CatalogError::Refused {
+            context: format!("layer {:?}", name.as_str()),
+            reason: "no such layer is configured".to_owned(),
+        })
+    }
+
+    fn folder(&self, table: &TableRef, dir: &PartitionDir, layer: &LayerName) -> Result<PathBuf, CatalogError> {
+        let (_, root) = self.layer(layer)?;
+        Ok(root.join(table.database()).join(table.table()).join("data").join(dir.as_str()))
+    }
+
+    /// Runs `work` on a partition, loading it first if it is new.
+    fn with_partition<T>(
+        &self,
+        table: &TableRef,
+        dir: &PartitionDir,
+        layer: &LayerName,
+        work: impl FnOnce(&mut Partition) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        let layer = self.layer(layer)?.0.clone();
+        let key = (table.clone(), dir.clone(), layer.clone());
+        let mut partitions = guard(&self.partitions);
+        if !partitions.contains_key(&key) {
+            let folder = self.folder(table, dir, &layer)?;
+            let partition = Partition::load(layer, table.clone(), dir.clone(), folder, self.is_read_only)?;
+            partitions.insert(key.clone(), partition);
+        }
+        match partitions.get_mut(&key) {
+            Some(partition) => work(partition),
+            None => Err(CatalogError::Malformed { place: dir.to_string(), reason: "partition vanished".to_owned() }),
+        }
+    }
+
+    fn batch(&self, add: &[IndexEntry], remove: &[IndexEntry]) -> Result<(), CatalogError> {
+        let mut changes: BTreeMap<PartitionKey, (Vec<IndexEntry>, Vec<DataPath>)> = BTreeMap::new();
+        for (entry, is_added) in add.iter().map(|e| (e, true)).chain(remove.iter().map(|e| (e, false))) {
+            let layer = self.layer(&entry.layer)?.0.clone();
+            let (adds, removes) = changes.entry((entry.table.clone(), entry.path.dir(), layer)).or_default();
+            if is_added { adds.push(entry.clone()) } else { removes.push(entry.path.clone()) }
+        }
+        for ((table, dir, layer), (adds, removes)) in changes {
+            self.with_partition(&table, &dir, &layer, |p| p.batch(&adds, &removes, now_s(), WRITER_DROP_DELAY_S))?;
+        }
+        Ok(())
+    }
+
+    fn take_announced(&self, token: &str) -> Vec<DataPath> {
+        guard(&self.announced).remove(token).unwrap_or_default()
+    }
+}
+
+fn on_queue<T>(
+    inner: &Inner,
+    queue: &MergeQueue,
+    work: impl FnOnce(&mut Partition) -> Result<T, CatalogError>,
+) -> Result<T, CatalogError> {
+    inner.with_partition(&queue.table, &queue.dir, &queue.layer, work)
+}
+
+fn lease_for(token: &str, lease: Duration) -> Lease {
+    let seconds = i64::try_from(lease.as_secs()).unwrap_or(i64::MAX);
+    Lease { token: token.to_owned(), expires_at_s: now_s().saturating_add(seconds) }
+}
+
+#[async_trait]
+impl Catalog for JsonCatalog {
+    fn set_policy(&self, policy: Arc<Policy>) {
+        *self.inner.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    async fn ping(&self) -> Result<(), CatalogError> {
+        Ok(())
+    }
+
+    async fn tables(&self) -> Result<Vec<TableRef>, CatalogError> {
+        let partitions = guard(&self.inner.partitions);
+        let with_files = partitions.values().filter(|partition| partition.entries().next().is_some());
+        Ok(with_files.map(|partition| partition.table.clone()).collect::<BTreeSet<_>>().into_iter().collect())
+    }
+
+    async fn entries(&self, table: &TableRef, filter: &EntryFilter) -> Result<Vec<IndexEntry>, CatalogError> {
+        let partitions = guard(&self.inner.partitions);
+        let wanted = partitions.values().filter(|partition| partition.table == *table);
+        let mut entries: Vec<IndexEntry> =
+            wanted.flat_map(Partition::entries).filter(|entry| filter.matches(entry)).cloned().collect();
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(entries)
+    }
+
+    async fn resolve(&self, table: &TableRef, paths: &[DataPath]) -> Result<Vec<Option<IndexEntry>>, CatalogError> {
+        let partitions = guard(&self.inner.partitions);
+        let find = |path: &DataPath| {
+            let dir = path.dir();
+            self.inner.layers.iter().find_map(|(layer, _)| {
+                partitions.get(&(table.clone(), dir.clone(), layer.clone()))?.entry(path).cloned()
+            })
+        };
+        Ok(paths.iter().map(find).collect())
+    }
+
+    async fn batch(&self, add: &[IndexEntry], remove: &[IndexEntry]) -> Result<(), CatalogError> {
+        let (add, remove) = (add.to_vec(), remove.to_vec());
+        self.blocking(move |inner| inner.batch(&add, &remove)).await
+    }
+
+    async fn refresh(&self) -> Result<Refreshed, CatalogError> {
+        self.blocking(refresh::refresh).await
+    }
+
+    async fn due_merges(&self, iteration: Iteration, limit: usize) -> Result<Vec<MergePlan>, CatalogError> {
+        let policy = self.inner.policy();
+        let now_s = now_s();
+        let partitions = guard(&self.inner.partitions);
+        let mut due: Vec<MergePlan> =
+            partitions.values().flat_map(|partition| partition.due_merges(iteration, &policy, now_s)).collect();
+        due.sort_by_key(|plan| plan.due_s);
+        due.truncate(limit);
+        Ok(due)
+    }
+
+    async fn claim_merge(&self, queue: &MergeQueue, lease: Duration) -> Result<Option<ClaimedMerge>, CatalogError> {
+        let policy = self.inner.policy();
+        let plan =
+            on_queue(&self.inner, queue, |partition| Ok(partition.claim(queue, &policy, now_s(), lease)))?;
+        Ok(plan.map(|plan| ClaimedMerge { lease: lease_for(plan.id.as_str(), lease), plan }))
+    }
+
+    async fn renew_merge(&self, claim: &ClaimedMerge, lease: Duration) -> Result<Lease, CatalogError> {
+        let token = &claim.lease.token;
+        if on_queue(&self.inner, &claim.plan.queue, |partition| Ok(partition.renew(token, lease)))? {
+            Ok(lease_for(token, lease))
+        } else {
+            Err(CatalogError::LeaseLost { what: claim.plan.queue.to_string() })
+        }
+    }
+
+    async fn announce_output(&self, claim: &ClaimedMerge, output: &DataPath) -> Result<(), CatalogError> {
+        let (queue, token, output) = (claim.plan.queue.clone(), claim.lease.token.clone(), output.clone());
+        self.blocking(move |inner| {
+            guard(&inner.announced).entry(token.clone()).or_default().push(output.clone());
+            on_queue(inner, &queue, |partition| partition.announce(&token, &output))
+        })
+        .await
+    }
+
+    async fn commit_merge(&self, claim: &ClaimedMerge, commit: &MergeCommit) -> Result<CommitOutcome, CatalogError> {
+        let (queue, token, commit) = (claim.plan.queue.clone(), claim.lease.token.clone(), commit.clone());
+        self.blocking(move |inner| {
+            let outcome = on_queue(inner, &queue, |partition| partition.commit(&token, &commit, now_s()))?;
+            if outcome == CommitOutcome::Committed {
+                inner.take_announced(&token);
+            }
+            Ok(outcome)
+        })
+        .await
+    }
+
+    async fn release_merge(&self, claim: &ClaimedMerge, delay: Duration) -> Result<(), CatalogError> {
+        let (queue, token) = (claim.plan.queue.clone(), claim.lease.token.clone());
+        self.blocking(move |inner| {
+            let removed = inner.take_announced(&token);
+            on_queue(inner, &queue, |partition| partition.release(&token, &removed, delay))
+        })
+        .await
+    }
+
+    async fn fail_merge(&self, claim: &ClaimedMerge, reason: &str) -> Result<(), CatalogError> {
+        let (queue, token, reason) = (claim.plan.queue.clone(), claim.lease.token.clone(), reason.to_owned());
+        self.blocking(move |inner| {
+            let removed = inner.take_announced(&token);
+            on_queue(inner, &queue, |partition| partition.fail(&token, &removed, &reason))
+        })
+        .await
+    }
+
+    async fn claim_drops(&self, limit: usize, lease: Duration) -> Result<Vec<ClaimedDrop>, CatalogError> {
+        let policy = self.inner.policy();
+        let mut claimed = Vec::new();
+        for partition in guard(&self.inner.partitions).values_mut() {
+            let items = partition.claim_drops(limit - claimed.len(), now_s(), lease, &policy);
+            claimed.extend(items.into_iter().map(|item: DropItem| ClaimedDrop {
+                lease: lease_for(item.path.as_str(), lease),
+                item,
+            }));
+            if claimed.len() >= limit {
+                break;
+            }
+        }
+        Ok(claimed)
+    }
+
+    async fn finish_drops(&self, claims: &[ClaimedDrop]) -> Result<(), CatalogError> {
+        let mut by_partition: BTreeMap<PartitionKey, Vec<DataPath>> = BTreeMap::new();
+        for item in claims.iter().map(|claim| &claim.item) {
+            let key = (item.table.clone(), item.path.dir(), item.layer.clone());
+            by_partition.entry(key).or_default().push(item.path.clone());
+        }
+        self.blocking(move |inner| {
+            for ((table, dir, layer), paths) in by_partition {
+                inner.with_partition(&table, &dir, &layer, |partition| partition.finish_drops(&paths))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError> {
+        let item = &claim.item;
+        self.inner.with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
+            partition.release_drop(&item.path, delay);
+            Ok(())
+        })
+    }
+
+    fn close(&self) {
+        guard(&self.inner.locks).clear();
+    }
+
+    async fn queue_depths(&self) -> Result<QueueDepths, CatalogError> {
+        let policy = self.inner.policy();
+        let mut depths = QueueDepths::default();
+        for partition in guard(&self.inner.partitions).values() {
+            let (idle, claimed) = partition.idle_and_claimed_counts(&policy);
+            let (drops_idle, drops_claimed) = partition.drop_counts();
+            depths.merges_idle_count += idle as u64;
+            // Deletes are claims too.
+            depths.merges_processing_count += claimed.saturating_sub(drops_claimed) as u64;
+            depths.drops_idle_count += drops_idle as u64;
+            depths.drops_processing_count += drops_claimed as u64;
+            depths.failed_count += partition.set_aside_count() as u64;
+        }
+        Ok(depths)
+    }
+}

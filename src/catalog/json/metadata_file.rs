@@ -1,0 +1,328 @@
+//! One partition's `metadata.json`: read it defensively, replace it atomically.
+//!
+//! Other programs read these files and older ones wrote them, so fields that this
+//! version does not know are kept. Ours beside the contract's, which readers ignore:
+//! `pending` (outputs announced, not committed) and, per file, `added_at_s` and `set_aside`.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    catalog::CatalogError,
+    model::{DataPath, DropItem, IndexEntry, LayerName, PlanId, TableRef, WriterId},
+};
+
+pub(super) const FILE_NAME: &str = "metadata.json";
+const TEMPORARY_NAME: &str = ".metadata.json.gigamerge";
+/// A larger file is not ours: 2 million entries fit below.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// A file of the partition, with what planning needs beside its entry.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct FileRecord {
+    pub(super) id: u64,
+    pub(super) entry: IndexEntry,
+    /// When it was registered; a plan's timeout counts from here. Unix seconds.
+    pub(super) added_at_s: i64,
+    /// Why it is not merged any more.
+    pub(super) set_aside: Option<String>,
+}
+
+/// What `metadata.json` says.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Metadata {
+    pub(super) files: Vec<FileRecord>,
+    pub(super) drop_queue: Vec<DropItem>,
+    /// Outputs whose bytes may be there though no entry names them.
+    pub(super) pending: Vec<DataPath>,
+    /// Top-level fields that we do not know.
+    pub(super) extra: Map<String, Value>,
+    /// Entries that could not be understood; written back as they were.
+    pub(super) foreign_files: Vec<Value>,
+    pub(super) foreign_drops: Vec<Value>,
+}
+
+/// Tells one version of the file on disk from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    size_bytes: u64,
+    modified_ns: i128,
+}
+
+pub(super) fn stamp(dir: &Path) -> Option<Stamp> {
+    let meta = fs::symlink_metadata(dir.join(FILE_NAME)).ok()?;
+    Some(Stamp {
+        inode: meta.ino(),
+        size_bytes: meta.len(),
+        modified_ns: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
+    })
+}
+
+/// Reads a partition's file; an absent one is an empty partition.
+pub(super) fn read(dir: &Path, layer: &LayerName, table: &TableRef) -> Result<Metadata, CatalogError> {
+    let path = dir.join(FILE_NAME);
+    let malformed = |reason: String| CatalogError::Malformed {
+        place: path.display().to_string(),
+        reason,
+    };
+    let io = |source| CatalogError::Io {
+        path: path.clone(),
+        source,
+    };
+    match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Metadata::default()),
+        Err(error) => return Err(io(error)),
+        Ok(meta) if !meta.is_file() => return Err(malformed("not a plain file".to_owned())),
+        Ok(meta) if meta.len() > FILE_BYTES_MAX => {
+            return Err(malformed(format!("{} bytes are more than 1 GiB", meta.len())));
+        }
+        Ok(_) => {}
+    }
+    let bytes = fs::read(&path).map_err(io)?;
+    let value: Value = serde_json::from_slice(&bytes)
+        .map_err(|error| malformed(format!("not JSON ({error}); the partition is left alone until it is mended")))?;
+    let Value::Object(mut top) = value else {
+        return Err(malformed("not a JSON object".to_owned()));
+    };
+    let mut metadata = Metadata::default();
+    for item in take_array(&mut top, "files").map_err(&malformed)? {
+        match file_record(&item, layer, table) {
+            Some(record) => metadata.files.push(record),
+            None => metadata.foreign_files.push(item),
+        }
+    }
+    for item in take_array(&mut top, "drop_queue").map_err(&malformed)? {
+        match drop_item(&item, layer, table) {
+            Some(drop) => metadata.drop_queue.push(drop),
+            None => metadata.foreign_drops.push(item),
+        }
+    }
+    for item in take_array(&mut top, "pending").map_err(&malformed)? {
+        metadata.pending.extend(item.as_str().and_then(|path| DataPath::parse(path).ok()));
+    }
+    for computed in ["type", "parquet_size_bytes", "row_count", "min_time", "max_time"] {
+        top.remove(computed);
+    }
+    metadata.extra = top;
+    Ok(metadata)
+}
+
+/// Writes aside, fsyncs, renames, fsyncs the folder: a crash leaves the old file or the new one.
+pub(super) fn replace(dir: &Path, table: &TableRef, metadata: &Metadata) -> Result<(), CatalogError> {
+    let path = dir.join(FILE_NAME);
+    let aside = dir.join(TEMPORARY_NAME);
+    let io = |source| CatalogError::Io {
+        path: path.clone(),
+        source,
+    };
+    let text = to_text(table, metadata).map_err(|error| CatalogError::Malformed {
+        place: path.display().to_string(),
+        reason: error.to_string(),
+    })?;
+    let written = (|| {
+        let mut file = File::create(&aside)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&aside, &path)?;
+        File::open(dir)?.sync_all()
+    })();
+    written.map_err(|source| {
+        // Best effort: what stays behind is overwritten by the next attempt.
+        let _ = fs::remove_file(&aside);
+        io(source)
+    })
+}
+
+fn to_text(table: &TableRef, metadata: &Metadata) -> Result<Vec<u8>, serde_json::Error> {
+    let entries = || metadata.files.iter().map(|record| &record.entry);
+    let mut files: Vec<Value> = metadata.files.iter().map(file_value).collect();
+    files.extend(metadata.foreign_files.iter().cloned());
+    let mut drops: Vec<Value> = metadata.drop_queue.iter().map(drop_value).collect();
+    drops.extend(metadata.foreign_drops.iter().cloned());
+    let mut top = metadata.extra.clone();
+    top.entry("wal_sequence").or_insert_with(|| json!(0));
+    let computed = [
+        ("type", json!(table.table())),
+        ("parquet_size_bytes", json!(entries().map(|e| e.size_bytes).sum::<u64>())),
+        ("row_count", json!(entries().map(|e| e.row_count).sum::<u64>())),
+        ("min_time", json!(entries().map(|e| e.min_time_ns).min().unwrap_or(0))),
+        ("max_time", json!(entries().map(|e| e.max_time_ns).max().unwrap_or(0))),
+        ("drop_queue", Value::Array(drops)),
+        ("files", Value::Array(files)),
+    ];
+    top.extend(computed.into_iter().map(|(key, value)| (key.to_owned(), value)));
+    if !metadata.pending.is_empty() {
+        let pending: Vec<&str> = metadata.pending.iter().map(DataPath::as_str).collect();
+        top.insert("pending".to_owned(), json!(pending));
+    }
+    serde_json::to_vec(&Value::Object(top))
+}
+
+fn take_array(top: &mut Map<String, Value>, key: &str) -> Result<Vec<Value>, String> {
+    match top.remove(key) {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(items)) => Ok(items),
+        Some(_) => Err(format!("{key:?} is not a list")),
+    }
+}
+
+const ENTRY_FIELDS: [&str; 16] = [
+    "id", "layer", "database", "table", "path", "size_bytes", "row_count", "chunk_time", "min_time", "max_time", "min",
+    "max", "writer_id", "added_at_s", "set_aside", "cmd",
+];
+
+/// `None` for anything that is not an entry of this table.
+fn file_record(item: &Value, layer: &LayerName, table: &TableRef) -> Option<FileRecord> {
+    let fields = item.as_object()?;
+    let text = |key: &str| fields.get(key).and_then(Value::as_str);
+    let number = |key: &str| fields.get(key).and_then(Value::as_i64);
+    let unsigned = |key: &str| fields.get(key).and_then(Value::as_u64);
+    let object = |key: &str| fields.get(key).and_then(Value::as_object).cloned().unwrap_or_default();
+    if text("database").is_some_and(|name| !name.is_empty() && name != table.database())
+        || text("table").is_some_and(|name| !name.is_empty() && name != table.table())
+    {
+        return None;
+    }
+    let chunk_time_ns = number("chunk_time").unwrap_or(0);
+    Some(FileRecord {
+        id: unsigned("id").unwrap_or(0),
+        entry: IndexEntry {
+            layer: text("layer").map_or_else(|| Some(layer.clone()), |name| LayerName::parse(name).ok())?,
+            table: table.clone(),
+            path: DataPath::parse(text("path")?).ok()?,
+            size_bytes: unsigned("size_bytes")?,
+            row_count: unsigned("row_count")?,
+            chunk_time_ns,
+            min_time_ns: number("min_time")?,
+            max_time_ns: number("max_time")?,
+            min: object("min"),
+            max: object("max"),
+            writer: WriterId::parse(text("writer_id").unwrap_or_default()).ok()?,
+            extra: fields
+                .iter()
+                .filter(|(key, _)| !ENTRY_FIELDS.contains(&key.as_str()))
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+        },
+        added_at_s: number("added_at_s").unwrap_or(chunk_time_ns / 1_000_000_000),
+        set_aside: text("set_aside").map(str::to_owned),
+    })
+}
+
+fn file_value(record: &FileRecord) -> Value {
+    let entry = &record.entry;
+    let mut fields = entry.extra.clone();
+    fields.entry("range").or_insert_with(|| json!("1h"));
+    fields.entry("type").or_insert_with(|| json!("compacted"));
+    let known = [
+        ("id", json!(record.id)),
+        ("layer", json!(entry.layer.as_str())),
+        ("database", json!(entry.table.database())),
+        ("table", json!(entry.table.table())),
+        ("path", json!(entry.path.as_str())),
+        ("size_bytes", json!(entry.size_bytes)),
+        ("row_count", json!(entry.row_count)),
+        ("chunk_time", json!(entry.chunk_time_ns)),
+        ("min_time", json!(entry.min_time_ns)),
+        ("max_time", json!(entry.max_time_ns)),
+        ("min", Value::Object(entry.min.clone())),
+        ("max", Value::Object(entry.max.clone())),
+        ("writer_id", json!(entry.writer.as_str())),
+        ("added_at_s", json!(record.added_at_s)),
+    ];
+    fields.extend(known.into_iter().map(|(key, value)| (key.to_owned(), value)));
+    if let Some(reason) = &record.set_aside {
+        fields.insert("set_aside".to_owned(), json!(reason));
+    }
+    Value::Object(fields)
+}
+
+/// Reads both spellings of the contract: `time_s` and Go's `TimeS`.
+fn drop_item(item: &Value, layer: &LayerName, table: &TableRef) -> Option<DropItem> {
+    let fields = item.as_object()?;
+    let field = |ours: &str, go: &str| fields.get(ours).or_else(|| fields.get(go));
+    let text = |ours, go| field(ours, go).and_then(Value::as_str);
+    if text("database", "Database").is_some_and(|name| name != table.database())
+        || text("table", "Table").is_some_and(|name| name != table.table())
+    {
+        return None;
+    }
+    Some(DropItem {
+        id: PlanId::new(text("id", "ID").unwrap_or_default()),
+        table: table.clone(),
+        layer: match text("layer", "Layer") {
+            None => layer.clone(),
+            Some(name) => LayerName::parse(name).ok()?,
+        },
+        writer: WriterId::parse(text("writer_id", "WriterID").unwrap_or_default()).ok()?,
+        path: DataPath::parse(text("path", "Path")?).ok()?,
+        due_s: field("time_s", "TimeS").and_then(Value::as_i64).unwrap_or(0),
+    })
+}
+
+fn drop_value(drop: &DropItem) -> Value {
+    json!({
+        "id": drop.id.as_str(),
+        "writer_id": drop.writer.as_str(),
+        "layer": drop.layer.as_str(),
+        "database": drop.table.database(),
+        "table": drop.table.table(),
+        "path": drop.path.as_str(),
+        "time_s": drop.due_s,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_and_foreign_entries_survive_a_round_trip() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = TableRef::new("db", "cpu").unwrap();
+        let layer = LayerName::parse("hot").unwrap();
+        let text = json!({
+            "type": "cpu", "wal_sequence": 7, "colour": "green",
+            "drop_queue": [
+                {"ID": "1", "WriterID": "w", "Layer": "hot", "Database": "db", "Table": "cpu", "Path": "a/x.1.parquet", "TimeS": 5},
+                {"id": "2", "path": "../escape.1.parquet"},
+            ],
+            "files": [
+                {"id": 3, "range": "1h", "type": "compacted", "path": "a/y.1.parquet", "size_bytes": 10, "row_count": 2,
+                 "chunk_time": 1_700_000_000_000_000_001_i64, "min_time": 1, "max_time": 1_700_000_000_000_000_003_i64,
+                 "max": {"big": 9_223_372_036_854_775_807_i64}, "shape": [1, 2]},
+                {"path": "not a data path"},
+            ],
+        });
+        fs::write(folder.path().join(FILE_NAME), text.to_string()).unwrap();
+        let metadata = read(folder.path(), &layer, &table).unwrap();
+        assert_eq!(metadata.files[0].added_at_s, 1_700_000_000);
+        assert_eq!(metadata.drop_queue[0].due_s, 5);
+        replace(folder.path(), &table, &metadata).unwrap();
+        assert_eq!(read(folder.path(), &layer, &table).unwrap(), metadata);
+        let written: Value = serde_json::from_slice(&fs::read(folder.path().join(FILE_NAME)).unwrap()).unwrap();
+        assert_eq!(written["colour"], "green");
+        assert_eq!(written["files"][0]["shape"], json!([1, 2]));
+        assert_eq!(written["files"][0]["max"]["big"], json!(i64::MAX));
+        assert_eq!(written["files"][1], json!({"path": "not a data path"}));
+        assert_eq!(written["drop_queue"][1], json!({"id": "2", "path": "../escape.1.parquet"}));
+        assert!(!folder.path().join(TEMPORARY_NAME).exists());
+    }
+
+    #[test]
+    fn a_file_that_is_not_json_is_an_error_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(FILE_NAME), "{\"files\": [").unwrap();
+        let table = TableRef::new("db", "cpu").unwrap();
+        let error = read(folder.path(), &LayerName::default(), &table).unwrap_err().to_string();
+        assert!(error.contains("not JSON"), "{error}");
+        assert_eq!(fs::read_to_string(folder.path().join(FILE_NAME)).unwrap(), "{\"files\": [");
+    }
+}

@@ -1,0 +1,290 @@
+//! Puts the parts together and runs them until told to stop.
+//!
+//! [`open`] builds everything without starting work; [`Daemon`] runs it on timers and obeys signals;
+//! [`run_once`] does what is due and returns.
+
+mod once;
+mod schedule;
+mod signals;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use serde_json::Map;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::task::TaskTracker;
+
+pub use once::{OnceReport, run_once};
+pub use signals::{Signal, listen};
+
+use crate::{
+    catalog::{
+        Catalog, CatalogError,
+        json::{JsonCatalog, ProbedFile},
+        redis::RedisCatalog,
+    },
+    config::{CatalogConfig, Config},
+    merge,
+    model::TableRef,
+    storage::{Layers, Workspace},
+    worker::{Stop, Totals, WorkContext},
+};
+
+/// After running merges were told to stop, they get this long to hand their plans back.
+const HAND_BACK_TIME: Duration = Duration::from_secs(10);
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The catalog could not be opened.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A timer could not be set.
+    #[error("timer of {job}: {reason}")]
+    Schedule {
+        /// The job.
+        job: String,
+        /// What the scheduler said.
+        reason: String,
+    },
+    /// Signals could not be listened to.
+    #[error("signals cannot be listened to: {0}")]
+    Signals(std::io::Error),
+}
+
+/// How a catalog is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To work: the embedded catalog is locked against other processes.
+    Work,
+    /// To look: nothing is locked, claimed or written.
+    Look,
+}
+
+/// Opens catalog and layers; starts no work.
+pub async fn open(config: Config, access: Access) -> Result<Arc<WorkContext>, DaemonError> {
+    let catalog = open_catalog(&config, access).await?;
+    Ok(context(config, catalog, Arc::new(Totals::default())))
+}
+
+fn context(config: Config, catalog: Arc<dyn Catalog>, totals: Arc<Totals>) -> Arc<WorkContext> {
+    Arc::new(WorkContext {
+        catalog,
+        layers: Layers::new(&config.layers),
+        merge_permits: Arc::new(Semaphore::new(config.worker.concurrency)),
+        running: TaskTracker::new(),
+        stop: Stop::default(),
+        totals,
+        config,
+    })
+}
+
+async fn open_catalog(config: &Config, access: Access) -> Result<Arc<dyn Catalog>, CatalogError> {
+    let policy = Arc::new(config.policy());
+    Ok(match &config.catalog {
+        CatalogConfig::Redis(redis) => Arc::new(RedisCatalog::connect(redis, policy).await?),
+        CatalogConfig::Json => {
+            let layers = config.layers.iter().map(|layer| (layer.name.clone(), layer.root.clone())).collect();
+            let for_probe = config.clone();
+            let probe = Arc::new(move |table: &TableRef, file: &Path| probe(&for_probe, table, file));
+            match access {
+                Access::Work => Arc::new(JsonCatalog::open(layers, policy, probe).await?),
+                Access::Look => Arc::new(JsonCatalog::open_to_look(layers, policy, probe).await?),
+            }
+        }
+    })
+}
+
+/// What the embedded catalog registers of a file that it found.
+fn probe(config: &Config, table: &TableRef, file: &Path) -> Result<ProbedFile, String> {
+    let table = config.table(table);
+    let options = table.merge_options(config.worker.memory_budget_bytes);
+    let summary = merge::summarize(file, &options).map_err(|error| error.to_string())?;
+    let time = summary.bounds.iter().find(|bounds| bounds.column == table.time_column);
+    let (min_time_ns, max_time_ns) = match time.map(|time| (time.min.as_i64(), time.max.as_i64())) {
+        Some((Some(min), Some(max))) => (min, max),
+        _ if summary.row_count == 0 => (0, 0),
+        _ => return Err(format!("it has no times: column {:?} is missing, empty or not an integer", table.time_column)),
+    };
+    let sorted = |name: &str| table.order_by.iter().any(|sort| sort.name == name);
+    let bounds = || summary.bounds.iter().filter(|bounds| sorted(&bounds.column));
+    Ok(ProbedFile {
+        row_count: summary.row_count,
+        size_bytes: summary.size_bytes,
+        min_time_ns,
+        max_time_ns,
+        min: bounds().map(|bounds| (bounds.column.clone(), bounds.min.clone())).collect::<Map<_, _>>(),
+        max: bounds().map(|bounds| (bounds.column.clone(), bounds.max.clone())).collect::<Map<_, _>>(),
+    })
+}
+
+/// Removes scratch of processes that are gone.
+pub fn sweep_scratch(context: &WorkContext) {
+    let in_tables: u64 = context.layers.iter().map(crate::storage::Layer::sweep_workspaces).sum();
+    let in_scratch = context.config.worker.scratch_dir.as_deref().map_or(0, Workspace::sweep);
+    if in_tables + in_scratch > 0 {
+        tracing::info!(folders = in_tables + in_scratch, "removed scratch of a process that is gone");
+    }
+}
+
+/// Reads the configuration again; the error is ready to print.
+pub type Reload = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
+/// Runs tasks on timers until a signal says stop.
+pub struct Daemon {
+    context: Arc<WorkContext>,
+    timers: schedule::Timers,
+    /// Contexts of earlier configurations whose merges still run.
+    retired: Vec<Arc<WorkContext>>,
+    /// A reload failed so that neither the new nor the old catalog could be opened.
+    is_stranded: bool,
+}
+
+impl Daemon {
+    /// Starts the timers; every task runs once soon.
+    pub async fn start(context: Arc<WorkContext>) -> Result<Self, DaemonError> {
+        sweep_scratch(&context);
+        let timers = schedule::start(&context).await?;
+        Ok(Self { context, timers, retired: Vec::new(), is_stranded: false })
+    }
+
+    /// What the tasks work with now.
+    pub fn context(&self) -> &Arc<WorkContext> {
+        &self.context
+    }
+
+    /// Obeys signals until one says stop; then stops and returns.
+    pub async fn run(mut self, mut signals: mpsc::Receiver<Signal>, reload: Reload) {
+        loop {
+            match signals.recv().await {
+                Some(Signal::Reload) => self.reload(&reload).await,
+                Some(Signal::Stop) | None => break,
+            }
+        }
+        self.stop(&mut signals).await;
+    }
+
+    /// No new claims; running merges get `stop_timeout`, then hand their plans back at once.
+    /// A second stop signal cuts the wait short.
+    async fn stop(mut self, signals: &mut mpsc::Receiver<Signal>) {
+        let timeout = self.context.config.worker.stop_timeout;
+        tracing::info!(running = self.context.running.len(), ?timeout, "stopping");
+        self.context.stop.claims.cancel();
+        self.timers.stop().await;
+        let mut contexts = self.retired;
+        contexts.push(self.context);
+        for context in &contexts {
+            context.running.close();
+        }
+        let drained = async {
+            for context in &contexts {
+                context.running.wait().await;
+            }
+        };
+        tokio::pin!(drained);
+        tokio::select! {
+            () = &mut drained => {}
+            () = tokio::time::sleep(timeout) => tracing::warn!("merges still run; they stop now and hand their plans back"),
+            () = second_stop(signals) => tracing::warn!("stopping now"),
+        }
+        for context in &contexts {
+            context.stop.merges.cancel();
+        }
+        if tokio::time::timeout(HAND_BACK_TIME, drained).await.is_err() {
+            tracing::error!("merges did not stop in time; their leases will run out");
+        }
+        tracing::info!("stopped");
+    }
+
+    /// Valid settings are applied without losing work, invalid ones change nothing.
+    async fn reload(&mut self, reload: &Reload) {
+        let config = match reload() {
+            Ok(config) => config,
+            Err(problems) => {
+                return tracing::error!("configuration not reloaded, the old one stays: {problems}");
+            }
+        };
+        if config == self.context.config && !self.is_stranded {
+            return tracing::info!("configuration reloaded: nothing changed");
+        }
+        let keeps_catalog = !self.is_stranded && config.catalog == self.context.config.catalog && config.layers == self.context.config.layers;
+        self.context.stop.claims.cancel();
+        self.timers.stop().await;
+        let catalog = if keeps_catalog {
+            self.context.catalog.set_policy(Arc::new(config.policy()));
+            Arc::clone(&self.context.catalog)
+        } else {
+            self.drain().await;
+            self.context.catalog.close();
+            match open_catalog(&config, Access::Work).await {
+                Ok(catalog) => catalog,
+                Err(error) => {
+                    tracing::error!(%error, "the new catalog or layers cannot be opened, the old configuration stays");
+                    let old = self.context.config.clone();
+                    match open_catalog(&old, Access::Work).await {
+                        Ok(catalog) => self.replace(old, catalog).await,
+                        Err(error) => {
+                            self.is_stranded = true;
+                            tracing::error!(%error, "the old catalog cannot be opened again; send SIGHUP when it can");
+                        }
+                    }
+                    return;
+                }
+            }
+        };
+        self.replace(config, catalog).await;
+        tracing::info!("configuration reloaded");
+    }
+
+    /// Lets running merges end as if the daemon stopped; they must not commit to another catalog's layers.
+    async fn drain(&self) {
+        let running = &self.context.running;
+        running.close();
+        if tokio::time::timeout(self.context.config.worker.stop_timeout, running.wait()).await.is_err() {
+            self.context.stop.merges.cancel();
+            running.wait().await;
+        }
+    }
+
+    async fn replace(&mut self, config: Config, catalog: Arc<dyn Catalog>) {
+        self.is_stranded = false;
+        let mut next = context(config, catalog, Arc::clone(&self.context.totals));
+        if let Some(fresh) = Arc::get_mut(&mut next) {
+            let same_worker = fresh.config.worker == self.context.config.worker;
+            if same_worker {
+                fresh.merge_permits = Arc::clone(&self.context.merge_permits);
+            }
+        }
+        if !Arc::ptr_eq(&next.merge_permits, &self.context.merge_permits) {
+            self.hold_permits_of_running(&next);
+        }
+        match schedule::start(&next).await {
+            Ok(timers) => self.timers = timers,
+            Err(error) => tracing::error!(%error, "timers could not be started; restart the daemon"),
+        }
+        self.retired.retain(|context| !context.running.is_empty());
+        self.retired.push(std::mem::replace(&mut self.context, next));
+    }
+
+    /// Merges of the old configuration count against the new budget until they end.
+    fn hold_permits_of_running(&self, next: &Arc<WorkContext>) {
+        let held = self.context.running.len().min(next.config.worker.concurrency);
+        let Ok(count) = u32::try_from(held) else { return };
+        if let Ok(permits) = Arc::clone(&next.merge_permits).try_acquire_many_owned(count) {
+            let old = Arc::clone(&self.context);
+            tokio::spawn(async move {
+                old.running.close();
+                old.running.wait().await;
+                drop(permits);
+            });
+        }
+    }
+}
+
+async fn second_stop(signals: &mut mpsc::Receiver<Signal>) {
+    while let Some(signal) = signals.recv().await {
+        if signal == Signal::Stop {
+            return;
+        }
+    }
+    std::future::pending().await
+}

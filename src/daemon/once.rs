@@ -1,0 +1,35 @@
+//! Everything that is due, then the end: the shape of a cron job.
+
+use std::sync::Arc;
+
+use super::sweep_scratch;
+use crate::worker::{self, WorkContext, WorkError};
+
+/// What a single pass did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnceReport {
+    /// Plans that were claimed.
+    pub plans_count: u64,
+    /// Deletes that were ended.
+    pub drops_count: u64,
+}
+
+/// Runs every task until nothing is due or claims are stopped. Plans that failed wait for their
+/// next attempt, so this ends.
+pub async fn run_once(context: &Arc<WorkContext>) -> Result<OnceReport, WorkError> {
+    sweep_scratch(context);
+    let mut report = OnceReport { plans_count: 0, drops_count: 0 };
+    loop {
+        context.catalog.refresh().await?;
+        let mut plans = 0;
+        for level in &context.config.levels {
+            plans += worker::merge_due(context, level.iteration).await?;
+        }
+        let drops = worker::delete_due(context).await?;
+        report.plans_count += plans;
+        report.drops_count += drops;
+        if plans + drops == 0 || context.stop.claims.is_cancelled() {
+            return Ok(report);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! One `fs` layer.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::{StorageError, Workspace};
+use crate::model::{DataPath, LayerName, TableRef};
+
+/// A root folder with the contract's layout below it.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    name: LayerName,
+    root: PathBuf,
+}
+
+fn io_at(path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    let path = path.to_owned();
+    move |source| StorageError::Io { path, source }
+}
+
+impl Layer {
+    pub(super) fn new(name: LayerName, root: PathBuf) -> Self {
+        Self { name, root }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &LayerName {
+        &self.name
+    }
+
+    /// Its root folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn table_folder(&self, table: &TableRef) -> PathBuf {
+        self.root.join(table.database()).join(table.table())
+    }
+
+    /// Where a file lies, whether or not it is there.
+    pub fn data_file(&self, table: &TableRef, path: &DataPath) -> PathBuf {
+        self.table_folder(table).join("data").join(path.as_str())
+    }
+
+    /// Where a file lies, after a look that neither it nor its folder is a link out of the table.
+    /// A file that is not there is fine.
+    pub fn checked_file(&self, table: &TableRef, path: &DataPath) -> Result<PathBuf, StorageError> {
+        let file = self.data_file(table, path);
+        let data = self.table_folder(table).join("data");
+        let folder = file.parent().unwrap_or(&data);
+        let outside = || StorageError::Outside { path: file.clone() };
+        match (fs::canonicalize(&data), fs::canonicalize(folder)) {
+            (Ok(data), Ok(folder)) if !folder.starts_with(&data) => return Err(outside()),
+            (Ok(_), Ok(_)) => {}
+            (Err(error), _) | (_, Err(error)) if error.kind() == ErrorKind::NotFound => {}
+            (Err(source), _) | (_, Err(source)) => return Err(io_at(&file)(source)),
+        }
+        match fs::symlink_metadata(&file) {
+            Ok(meta) if !meta.is_file() => Err(outside()),
+            Ok(_) => Ok(file),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(file),
+            Err(source) => Err(io_at(&file)(source)),
+        }
+    }
+
+    /// A private folder for one piece of work, in the table's `tmp`.
+    pub fn workspace(&self, table: &TableRef) -> Result<Workspace, StorageError> {
+        Workspace::create(&self.table_folder(table).join("tmp"))
+    }
+
+    /// Gives finished bytes their name: fsync, rename without overwriting, fsync the folder.
+    /// Afterwards the file survives a power cut.
+    pub fn publish(&self, staged: &Path, table: &TableRef, path: &DataPath) -> Result<(), StorageError> {
+        File::open(staged).and_then(|file| file.sync_all()).map_err(io_at(staged))?;
+        let target = self.prepare_target(table, path)?;
+        match renameat_with(CWD, staged, CWD, &target, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::EXIST) => return Err(StorageError::Exists { path: target }),
+            // Some network file systems cannot rename without overwriting; a link cannot overwrite either.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
+                link(staged, &target)?;
+                fs::remove_file(staged).map_err(io_at(staged))?;
+            }
+            Err(errno) => return Err(io_at(&target)(errno.into())),
+        }
+        sync_parent(&target)
+    }
+
+    /// Gives a published file a second name, without copying its bytes where the file system can.
+    pub fn publish_link(&self, source: &Path, table: &TableRef, path: &DataPath) -> Result<(), StorageError> {
+        let target = self.prepare_target(table, path)?;
+        match link(source, &target) {
+            Ok(()) => sync_parent(&target),
+            Err(StorageError::Exists { path }) => Err(StorageError::Exists { path }),
+            Err(_) => {
+                let workspace = self.workspace(table)?;
+                let copy = workspace.dir().join("copy");
+                fs::copy(source, &copy).map_err(io_at(&copy))?;
+                self.publish(&copy, table, path)
+            }
+        }
+    }
+
+    fn prepare_target(&self, table: &TableRef, path: &DataPath) -> Result<PathBuf, StorageError> {
+        let target = self.data_file(table, path);
+        if let Some(folder) = target.parent() {
+            fs::create_dir_all(folder).map_err(io_at(folder))?;
+        }
+        self.checked_file(table, path)
+    }
+
+    /// Deletes a file's bytes; `false` when they were gone already.
+    pub fn delete(&self, table: &TableRef, path: &DataPath) -> Result<bool, StorageError> {
+        let file = self.checked_file(table, path)?;
+        match fs::remove_file(&file) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(io_at(&file)(source)),
+        }
+    }
+
+    /// Removes work folders of processes that are gone. Other programs' files in `tmp` stay.
+    pub fn sweep_workspaces(&self) -> u64 {
+        let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        folders(&self.root)
+            .flat_map(|database| folders(&database).collect::<Vec<_>>())
+            .map(|table| Workspace::sweep(&table.join("tmp")))
+            .sum()
+    }
+}
+
+fn link(source: &Path, target: &Path) -> Result<(), StorageError> {
+    fs::hard_link(source, target).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => StorageError::Exists { path: target.to_owned() },
+        _ => StorageError::Io { path: target.to_owned(), source: error },
+    })
+}
+
+fn sync_parent(path: &Path) -> Result<(), StorageError> {
+    let folder = path.parent().unwrap_or(path);
+    File::open(folder).and_then(|file| file.sync_all()).map_err(io_at(folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setup() -> (tempfile::TempDir, Layer, TableRef, DataPath) {
+        let root = tempfile::tempdir().unwrap();
+        let layer = Layer::new(LayerName::parse("hot").unwrap(), root.path().to_owned());
+        let table = TableRef::new("db", "cpu").unwrap();
+        let path = DataPath::parse("date=2024-01-15/hour=14/x.2.parquet").unwrap();
+        (root, layer, table, path)
+    }
+
+    #[test]
+    fn a_published_file_is_never_overwritten() {
+        let (_root, layer, table, path) = setup();
+        let workspace = layer.workspace(&table).unwrap();
+        for (text, is_first) in [("one", true), ("two", false)] {
+            let staged = workspace.dir().join("out");
+            fs::write(&staged, text).unwrap();
+            let published = layer.publish(&staged, &table, &path);
+            assert_eq!(published.is_ok(), is_first, "{published:?}");
+        }
+        assert_eq!(fs::read_to_string(layer.data_file(&table, &path)).unwrap(), "one");
+        let again = layer.publish_link(&layer.data_file(&table, &path), &table, &path);
+        assert!(matches!(again, Err(StorageError::Exists { .. })), "{again:?}");
+    }
+
+    #[test]
+    fn a_link_that_leads_out_of_the_table_is_not_followed() {
+        let (root, layer, table, path) = setup();
+        let elsewhere = root.path().join("elsewhere");
+        fs::create_dir_all(&elsewhere).unwrap();
+        fs::write(elsewhere.join("x.2.parquet"), "precious").unwrap();
+        let folder = root.path().join("db/cpu/data/date=2024-01-15");
+        fs::create_dir_all(&folder).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, folder.join("hour=14")).unwrap();
+        assert!(matches!(layer.delete(&table, &path), Err(StorageError::Outside { .. })));
+        fs::remove_file(folder.join("hour=14")).unwrap();
+        fs::create_dir(folder.join("hour=14")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.join("x.2.parquet"), folder.join("hour=14/x.2.parquet")).unwrap();
+        assert!(matches!(layer.delete(&table, &path), Err(StorageError::Outside { .. })));
+        assert!(elsewhere.join("x.2.parquet").exists());
+    }
+
+    #[test]
+    fn only_work_folders_of_dead_processes_are_swept() {
+        let (root, layer, table, _) = setup();
+        let living = layer.workspace(&table).unwrap();
+        let tmp = root.path().join("db/cpu/tmp");
+        let dead = tmp.join("gigamerge-0000");
+        fs::create_dir(&dead).unwrap();
+        fs::write(dead.join("lock"), "").unwrap();
+        fs::write(dead.join("half.parquet"), "half").unwrap();
+        fs::write(tmp.join("of-a-writer.parquet"), "half").unwrap();
+        assert_eq!(layer.sweep_workspaces(), 1);
+        assert!(!dead.exists() && living.dir().exists() && tmp.join("of-a-writer.parquet").exists());
+        let dir = living.dir().to_owned();
+        drop(living);
+        assert!(!dir.exists());
+    }
+}

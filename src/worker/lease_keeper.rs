@@ -1,0 +1,61 @@
+//! Renews a claim while work on it goes on.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    catalog::{Catalog, CatalogError},
+    merge::MergeControl,
+    model::ClaimedMerge,
+};
+
+/// Runs until it is stopped; then gives back the claim with its newest lease.
+pub(super) struct LeaseKeeper {
+    stop: CancellationToken,
+    task: JoinHandle<(ClaimedMerge, bool)>,
+}
+
+impl LeaseKeeper {
+    /// Renews three times per lease. A lost lease stops the merge through `control`.
+    pub(super) fn start(
+        catalog: Arc<dyn Catalog>,
+        claim: ClaimedMerge,
+        lease: Duration,
+        control: Arc<MergeControl>,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let mut claim = claim;
+            loop {
+                tokio::select! {
+                    () = stopped.cancelled() => return (claim, true),
+                    () = tokio::time::sleep(lease / 3) => {}
+                }
+                match catalog.renew_merge(&claim, lease).await {
+                    Ok(renewed) => claim.lease = renewed,
+                    Err(CatalogError::LeaseLost { .. }) => {
+                        control.cancel();
+                        return (claim, false);
+                    }
+                    // The commit is fenced: a lease that ran out meanwhile is noticed there.
+                    Err(error) => tracing::warn!(plan = %claim.plan.queue, %error, "lease could not be renewed; trying again"),
+                }
+            }
+        });
+        Self { stop, task }
+    }
+
+    /// Ends renewing, after a renewal under way. `None` when the lease was lost.
+    pub(super) async fn stop(self, claim: ClaimedMerge) -> Option<ClaimedMerge> {
+        self.stop.cancel();
+        match self.task.await {
+            Ok((claim, true)) => Some(claim),
+            Ok((_, false)) => None,
+            // A panicked keeper may have renewed or not: the commit decides.
+            Err(_) => Some(claim),
+        }
+    }
+}

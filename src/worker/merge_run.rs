@@ -1,0 +1,288 @@
+//! One plan from claim to commit. Order is everything: bytes, then index, then drops
+//! (BYTES-BEFORE-INDEX, DROP-AFTER-COMMIT), and nothing is published that is not ours (ONE-HOLDER).
+
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{WorkContext, WorkError, commit, lease_keeper::LeaseKeeper, promote};
+use crate::{
+    catalog::CatalogError,
+    merge::{self, MergeControl, MergeError, MergeReport, MergeRequest},
+    model::{ClaimedMerge, DataPath, IndexEntry, MergePlan, ModelError, SetAside},
+    storage::{Layer, StorageError, Workspace},
+};
+
+/// A failed plan waits this long for each attempt it had.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
+/// Merges longer than this tell how far they are, this often.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why a plan was not merged this time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RunError {
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Work(#[from] WorkError),
+    #[error("the merge thread panicked; the inputs are kept as they were")]
+    Panicked,
+    #[error("{} of the inputs are not there, first {}", .0.len(), .0.first().map(|path| path.display().to_string()).unwrap_or_default())]
+    MissingInputs(Vec<PathBuf>),
+    #[error("the lease was lost; another worker goes on")]
+    LeaseLost,
+    #[error("input {0} left the index during the merge")]
+    SourceGone(String),
+    #[error("the catalog names the output already")]
+    OutputExists,
+    #[error("it is not known whether the commit took place ({0}); the output stays until that is known")]
+    CommitUnknown(CatalogError),
+}
+
+impl RunError {
+    /// Trying again with the same inputs gives the same answer.
+    fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Merge(MergeError::TypeConflict { .. } | MergeError::SortColumn { .. } | MergeError::Budget { .. })
+                | Self::Model(_)
+        )
+    }
+}
+
+/// Everything that one attempt needs.
+pub(super) struct Attempt<'a> {
+    pub(super) context: &'a Arc<WorkContext>,
+    pub(super) plan: &'a MergePlan,
+    pub(super) layer: &'a Layer,
+    /// The inputs that are in the index, in the plan's order.
+    pub(super) sources: Vec<IndexEntry>,
+    pub(super) output: DataPath,
+}
+
+/// A published file that is not in the index yet.
+pub(super) struct Published {
+    pub(super) entry: IndexEntry,
+    pub(super) sources: Vec<DataPath>,
+    pub(super) set_aside: Vec<SetAside>,
+    /// `None` for a promotion.
+    pub(super) report: Option<MergeReport>,
+}
+
+/// Sees a claimed plan through: it ends committed, given back or given up, and says so in the log.
+pub(super) async fn run(context: &Arc<WorkContext>, claim: ClaimedMerge) {
+    let started = Instant::now();
+    let control = Arc::new(MergeControl::default());
+    let lease = context.config.worker.lease;
+    let keeper = LeaseKeeper::start(Arc::clone(&context.catalog), claim.clone(), lease, Arc::clone(&control));
+    let made = make_output(context, &claim, &control).await;
+    let Some(claim) = keeper.stop(claim).await else {
+        if let Ok(Some(published)) = &made {
+            commit::remove_output(context, published).await;
+        }
+        return give_back(context, None, &RunError::LeaseLost).await;
+    };
+    let done = match made {
+        Ok(made) => commit::commit(context, &claim, made, started).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = done {
+        give_back(context, Some(&claim), &error).await;
+    }
+}
+
+/// Steps up to the published bytes. `None` when no input is left to merge.
+async fn make_output(
+    context: &Arc<WorkContext>,
+    claim: &ClaimedMerge,
+    control: &Arc<MergeControl>,
+) -> Result<Option<Published>, RunError> {
+    let plan = &claim.plan;
+    for (path, reason) in &plan.refused_paths {
+        tracing::error!(plan = %plan.queue, path, reason, "a plan names a path that is not touched");
+    }
+    let layer = context.layers.get(&plan.queue.layer)?;
+    let sources = resolve_sources(context, plan).await?;
+    if sources.is_empty() {
+        return Ok(None);
+    }
+    let attempt = Attempt { context, plan, layer, sources, output: commit::output_path(plan, plan.attempts)? };
+    commit::remove_dead_attempts(&attempt).await?;
+    let (attempt, mut set_aside) = leave_out_missing(attempt)?;
+    if attempt.sources.is_empty() {
+        return Ok(Some(commit::nothing_but_set_aside(&attempt, set_aside)));
+    }
+    if set_aside.is_empty()
+        && let Some(published) = promote::try_promote(&attempt, claim).await?
+    {
+        return Ok(Some(published));
+    }
+    merge_and_publish(attempt, claim, control, &mut set_aside).await.map(Some)
+}
+
+/// The plan's inputs that the index still has in the plan's layer.
+async fn resolve_sources(context: &WorkContext, plan: &MergePlan) -> Result<Vec<IndexEntry>, RunError> {
+    let wanted = context.layers.get(&plan.queue.layer)?.name().clone();
+    let found = context.catalog.resolve(&plan.queue.table, &plan.paths).await?;
+    let is_here = |entry: &IndexEntry| context.layers.get(&entry.layer).is_ok_and(|layer| *layer.name() == wanted);
+    let mut seen = HashSet::new();
+    Ok(found.into_iter().flatten().filter(|entry| is_here(entry) && seen.insert(entry.path.clone())).collect())
+}
+
+/// A file that is not there may only be late (a slow mount), so the plan waits; after the last attempt
+/// the file is set aside and the others are merged.
+fn leave_out_missing(mut attempt: Attempt<'_>) -> Result<(Attempt<'_>, Vec<SetAside>), RunError> {
+    let table = &attempt.plan.queue.table;
+    let mut missing = Vec::new();
+    for source in &attempt.sources {
+        let file = attempt.layer.data_file(table, &source.path);
+        if !file.exists() {
+            missing.push((source.path.clone(), file));
+        }
+    }
+    if !missing.is_empty() && attempt.plan.attempts < attempt.context.config.worker.max_attempts {
+        return Err(RunError::MissingInputs(missing.into_iter().map(|(_, file)| file).collect()));
+    }
+    let set_aside: Vec<SetAside> = missing
+        .into_iter()
+        .map(|(path, _)| SetAside { path, reason: "the file is not there".to_owned() })
+        .collect();
+    attempt.sources.retain(|source| !set_aside.iter().any(|bad| bad.path == source.path));
+    Ok((attempt, set_aside))
+}
+
+/// Merges, leaving out inputs that turn out to be unreadable; each round leaves out at least one.
+async fn merge_and_publish(
+    mut attempt: Attempt<'_>,
+    claim: &ClaimedMerge,
+    control: &Arc<MergeControl>,
+    set_aside: &mut Vec<SetAside>,
+) -> Result<Published, RunError> {
+    let table = &attempt.plan.queue.table;
+    let workspace = attempt.layer.workspace(table)?;
+    let scratch = match &attempt.context.config.worker.scratch_dir {
+        Some(dir) => Some(Workspace::create(dir)?),
+        None => None,
+    };
+    let staged = workspace.dir().join("merged.parquet");
+    let report = loop {
+        if attempt.sources.is_empty() {
+            return Ok(commit::nothing_but_set_aside(&attempt, std::mem::take(set_aside)));
+        }
+        let request = MergeRequest {
+            inputs: attempt
+                .sources
+                .iter()
+                .map(|source| attempt.layer.checked_file(table, &source.path))
+                .collect::<Result<_, _>>()?,
+            output: staged.clone(),
+            scratch: scratch.as_ref().map_or(workspace.dir(), Workspace::dir).to_owned(),
+            options: attempt.context.config.table(table).merge_options(attempt.context.merge_budget_bytes()),
+        };
+        match merge_on_thread(&attempt, request, control).await {
+            Err(RunError::Merge(MergeError::BadInputs(bad))) if !bad.is_empty() => {
+                for input in &bad {
+                    if let Some(source) = attempt.sources.get(input.index) {
+                        set_aside.push(SetAside { path: source.path.clone(), reason: input.reason.clone() });
+                    }
+                }
+                let before = attempt.sources.len();
+                attempt.sources.retain(|source| !set_aside.iter().any(|aside| aside.path == source.path));
+                if attempt.sources.len() == before {
+                    return Err(MergeError::BadInputs(bad).into());
+                }
+            }
+            other => break other?,
+        }
+    };
+    attempt.context.catalog.announce_output(claim, &attempt.output).await?;
+    let (layer, owned_table, output) = (attempt.layer.clone(), table.clone(), attempt.output.clone());
+    // The workspace goes along, so that it outlives the staged file on every path.
+    blocking(move || {
+        let published = layer.publish(&staged, &owned_table, &output);
+        drop((workspace, scratch));
+        published
+    })
+    .await??;
+    Ok(commit::merged(&attempt, report, std::mem::take(set_aside)))
+}
+
+/// Runs the merge on a thread of its own and stops it when the daemon stops.
+async fn merge_on_thread(
+    attempt: &Attempt<'_>,
+    request: MergeRequest,
+    control: &Arc<MergeControl>,
+) -> Result<MergeReport, RunError> {
+    let (send, mut receive) = tokio::sync::oneshot::channel();
+    let control_of_thread = Arc::clone(control);
+    std::thread::Builder::new()
+        .name("merge".to_owned())
+        .spawn(move || {
+            // The receiver waits for as long as the thread runs.
+            let _ = send.send(merge::merge_files(&request, &control_of_thread));
+        })
+        .map_err(WorkError::Thread)?;
+    let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
+    progress.tick().await;
+    let rows_total: u64 = attempt.sources.iter().map(|source| source.row_count).sum();
+    loop {
+        tokio::select! {
+            result = &mut receive => return Ok(result.map_err(|_| RunError::Panicked)??),
+            () = attempt.context.stop.merges.cancelled(), if !control.is_cancelled() => control.cancel(),
+            _ = progress.tick() => {
+                let (rows_read, rows_written) = control.progress();
+                tracing::info!(plan = %attempt.plan.queue, rows_read, rows_written, rows_total, "merging");
+            }
+        }
+    }
+}
+
+/// Runs file work where it may block.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| RunError::Panicked)
+}
+
+/// Ends an attempt that did not commit. Without a claim there is nothing to give back.
+async fn give_back(context: &Arc<WorkContext>, claim: Option<&ClaimedMerge>, error: &RunError) {
+    let Some(claim) = claim else {
+        context.totals.add_failure();
+        tracing::warn!(%error, "merge abandoned");
+        return;
+    };
+    let plan = &claim.plan;
+    let released = match error {
+        RunError::Merge(MergeError::Cancelled) => {
+            tracing::info!(plan = %plan.queue, "merge stopped; its plan is handed back");
+            context.catalog.release_merge(claim, Duration::ZERO).await
+        }
+        RunError::LeaseLost | RunError::CommitUnknown(_) => {
+            context.totals.add_failure();
+            tracing::warn!(plan = %plan.queue, %error, "merge abandoned");
+            Ok(())
+        }
+        _ if error.is_final() || plan.attempts >= context.config.worker.max_attempts => {
+            context.totals.add_failure();
+            tracing::error!(plan = %plan.queue, id = %plan.id, attempts = plan.attempts, %error,
+                "merge given up; its files stay as they are");
+            context.catalog.fail_merge(claim, &error.to_string()).await
+        }
+        _ => {
+            context.totals.add_failure();
+            let delay = RETRY_DELAY * plan.attempts.max(1);
+            tracing::warn!(plan = %plan.queue, attempts = plan.attempts, %error, retry_in = ?delay, "merge failed");
+            context.catalog.release_merge(claim, delay).await
+        }
+    };
+    if let Err(error) = released {
+        tracing::warn!(plan = %plan.queue, %error, "plan could not be handed back; its lease will run out");
+    }
+}

@@ -1,0 +1,59 @@
+//! Finds due plans of one iteration and sees each through.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::{WorkContext, WorkError, merge_run};
+use crate::model::{Iteration, MergeQueue};
+
+/// Plans looked at in one go; what is left is found by the next look.
+const DUE_PLANS_MAX: usize = 1000;
+
+/// Merges what is due in one iteration until nothing is, or until claims are stopped. Returns the number of
+/// plans that were claimed.
+pub async fn merge_due(context: &Arc<WorkContext>, iteration: Iteration) -> Result<u64, WorkError> {
+    let mut claimed_count = 0;
+    while !context.stop.claims.is_cancelled() {
+        let due = context.catalog.due_merges(iteration, DUE_PLANS_MAX).await?;
+        let queues: Vec<MergeQueue> = due.into_iter().map(|plan| plan.queue).collect();
+        let claimed = claim_and_run(context, &queues).await?;
+        if claimed == 0 {
+            break;
+        }
+        claimed_count += claimed;
+    }
+    Ok(claimed_count)
+}
+
+/// One claim for each due plan; others may have been faster, which is no error. Claimed plans are seen
+/// through even when a later claim fails.
+async fn claim_and_run(context: &Arc<WorkContext>, queues: &[MergeQueue]) -> Result<u64, WorkError> {
+    let mut claimed_count = 0;
+    let mut failed = None;
+    let mut running = JoinSet::new();
+    for queue in queues {
+        let permit = tokio::select! {
+            () = context.stop.claims.cancelled() => break,
+            permit = Arc::clone(&context.merge_permits).acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { break };
+        match context.catalog.claim_merge(queue, context.config.worker.lease).await {
+            Ok(None) => {}
+            Ok(Some(claim)) => {
+                claimed_count += 1;
+                let worker = Arc::clone(context);
+                running.spawn(context.running.track_future(async move {
+                    merge_run::run(&worker, claim).await;
+                    drop(permit);
+                }));
+            }
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    while running.join_next().await.is_some() {}
+    failed.map_or(Ok(claimed_count), |error| Err(error.into()))
+}

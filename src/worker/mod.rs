@@ -1,0 +1,69 @@
+//! Does the work that the catalog hands out.
+//!
+//! [`merge_due`](merge_task::merge_due) and [`delete_due`](drop_task::delete_due) run until nothing is due;
+//! who calls them when is the daemon's business. Both take no input but the [`WorkContext`]
+//! and leave their result in its [`Totals`].
+
+mod commit;
+mod drop_task;
+mod lease_keeper;
+mod merge_run;
+mod merge_task;
+mod promote;
+mod totals;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use drop_task::delete_due;
+pub use merge_task::merge_due;
+pub use totals::Totals;
+
+use crate::{catalog::Catalog, config::Config, storage::Layers};
+
+/// What every task works with. One per configuration: a reload makes a new one.
+pub struct WorkContext {
+    /// The index and its queues.
+    pub catalog: Arc<dyn Catalog>,
+    /// Where the bytes are.
+    pub layers: Layers,
+    /// The settings.
+    pub config: Config,
+    /// One permit per merge that may run now.
+    pub merge_permits: Arc<Semaphore>,
+    /// Merges that run.
+    pub running: TaskTracker,
+    /// When to stop.
+    pub stop: Stop,
+    /// What was done since the start.
+    pub totals: Arc<Totals>,
+}
+
+impl WorkContext {
+    /// Memory of one merge, bytes: an equal share for each that may run.
+    pub fn merge_budget_bytes(&self) -> u64 {
+        self.config.worker.memory_budget_bytes / self.config.worker.concurrency.max(1) as u64
+    }
+}
+
+/// Two steps of stopping: first no new work, then the running work is cut short.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Nothing new is claimed.
+    pub claims: CancellationToken,
+    /// Running merges stop between batches and hand their plans back.
+    pub merges: CancellationToken,
+}
+
+/// Why a run of a task ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// The catalog could not be asked.
+    #[error(transparent)]
+    Catalog(#[from] crate::catalog::CatalogError),
+    /// A thread could not be started.
+    #[error("a worker thread could not be started: {0}")]
+    Thread(std::io::Error),
+}

@@ -1,0 +1,73 @@
+//! What was done since the start, for logs and status.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters that only grow.
+#[derive(Debug, Default)]
+pub struct Totals {
+    merges: AtomicU64,
+    promotions: AtomicU64,
+    failures: AtomicU64,
+    files_in: AtomicU64,
+    rows: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    drops: AtomicU64,
+}
+
+impl Totals {
+    pub(super) fn add_merge(&self, files: u64, rows: u64, bytes_in: u64, bytes_out: u64) {
+        self.merges.fetch_add(1, Ordering::Relaxed);
+        self.files_in.fetch_add(files, Ordering::Relaxed);
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
+        self.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_promotion(&self) {
+        self.promotions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_failure(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_drops(&self, count: u64) {
+        self.drops.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Merges that were committed.
+    pub fn merges(&self) -> u64 {
+        self.merges.load(Ordering::Relaxed)
+    }
+
+    /// Files that went to the next iteration undecoded.
+    pub fn promotions(&self) -> u64 {
+        self.promotions.load(Ordering::Relaxed)
+    }
+
+    /// Attempts that did not end in a commit.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Files that were merged into others.
+    pub fn files_in(&self) -> u64 {
+        self.files_in.load(Ordering::Relaxed)
+    }
+
+    /// Rows written by merges.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of merged files, and of the files they became.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.bytes_in.load(Ordering::Relaxed), self.bytes_out.load(Ordering::Relaxed))
+    }
+
+    /// Replaced files whose bytes are gone.
+    pub fn drops(&self) -> u64 {
+        self.drops.load(Ordering::Relaxed)
+    }
+}
