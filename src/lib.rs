@@ -1,6 +1,7 @@
 //! gigamerge keeps a time-series lake of Parquet files healthy: it merges many small files into few sorted ones.
 
 pub mod catalog;
+pub mod cli;
 pub mod config;
 pub mod merge;
 pub mod daemon;

@@ -1,12 +1,32 @@
 //! The configuration: as written (`raw`), then checked completely (`check`) into these plain types.
+//!
+//! Sources, weakest first: defaults, the environment that GigAPI writers use (`GIGAPI_…`,
+//! `LOGLEVEL`), the file, our own environment (`GIGAMERGE_…`, two underscores between levels),
+//! the command line. Everything is checked before anything opens, and every problem is reported
+//! at once ([`ConfigError`]). `config/gigamerge.toml` explains each setting.
+
+mod check;
+mod env;
+mod folders;
+mod load;
+mod pattern;
+mod print;
+mod problem;
+mod raw;
+mod secret;
+mod units;
 
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    catalog::Policy,
+    catalog::{LayerRule, Level, Policy},
     merge::{Compression, MergeOptions, SortColumn},
     model::{Iteration, LayerName, TableRef, WriterId},
 };
+
+pub use load::{ConfigSources, Overrides};
+pub use problem::{ConfigError, Problem, Problems};
+pub use secret::Secret;
 
 /// Everything the daemon needs to know, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +47,8 @@ pub struct Config {
     pub drops: DropConfig,
     /// What is logged.
     pub log: LogConfig,
+    /// What is legal and yet may surprise: one sentence each, with its place, to be shown at the start.
+    pub warnings: Vec<String>,
 }
 
 /// The kind of catalog.
@@ -45,16 +67,6 @@ pub struct RedisConfig {
     pub url: Secret,
     /// Longest wait for a connection or an answer.
     pub timeout: Duration,
-}
-
-/// Text that must not be printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// One storage layer.
@@ -103,6 +115,8 @@ pub struct TableOverride {
     pub pattern: String,
     /// The sort order, if it differs.
     pub order_by: Option<Vec<SortColumn>>,
+    /// The time column, if it differs.
+    pub time_column: Option<String>,
     /// Compression, if it differs.
     pub compression: Option<Compression>,
     /// Row group size, if it differs.
@@ -154,3 +168,101 @@ pub enum LogFormat {
     /// One JSON object per line.
     Json,
 }
+
+impl Config {
+    /// The rules by which a catalog plans.
+    pub fn policy(&self) -> Policy {
+        let levels = self
+            .levels
+            .iter()
+            .map(|level| Level {
+                iteration: level.iteration,
+                timeout: level.timeout,
+                max_size_bytes: level.max_size_bytes,
+            })
+            .collect();
+        let next_names = self
+            .layers
+            .iter()
+            .skip(1)
+            .map(|layer| Some(layer.name.clone()));
+        let layers = self
+            .layers
+            .iter()
+            .zip(next_names.chain([None]))
+            .map(|(layer, next)| LayerRule {
+                name: layer.name.clone(),
+                kind: "fs".to_owned(),
+                url: layer.url(),
+                ttl: layer.ttl,
+                next,
+            })
+            .collect();
+        Policy {
+            levels,
+            layers,
+            writers: self.worker.writers.clone(),
+        }
+    }
+
+    /// How this table is sorted and written: for each setting the first override that matches, else the default.
+    pub fn table(&self, table: &TableRef) -> TableConfig {
+        let name = table.to_string();
+        let matching: Vec<&TableOverride> = self
+            .table_overrides
+            .iter()
+            .filter(|one| pattern::matches(&one.pattern, &name))
+            .collect();
+        let defaults = &self.table_defaults;
+        TableConfig {
+            order_by: matching
+                .iter()
+                .find_map(|one| one.order_by.clone())
+                .unwrap_or_else(|| defaults.order_by.clone()),
+            time_column: matching
+                .iter()
+                .find_map(|one| one.time_column.clone())
+                .unwrap_or_else(|| defaults.time_column.clone()),
+            compression: matching
+                .iter()
+                .find_map(|one| one.compression)
+                .unwrap_or(defaults.compression),
+            row_group_rows: matching
+                .iter()
+                .find_map(|one| one.row_group_rows)
+                .unwrap_or(defaults.row_group_rows),
+        }
+    }
+}
+
+impl LayerConfig {
+    /// The root as the URL that stands on the wire.
+    pub fn url(&self) -> String {
+        format!("file://{}", self.root.display())
+    }
+}
+
+impl TableConfig {
+    /// How one merge sorts and writes. Bounds of the sort columns and of the time column are
+    /// wanted, because the index entry names them.
+    pub fn merge_options(&self, memory_budget_bytes: u64) -> MergeOptions {
+        let mut bounds_of: Vec<String> = self
+            .order_by
+            .iter()
+            .map(|column| column.name.clone())
+            .collect();
+        if !bounds_of.contains(&self.time_column) {
+            bounds_of.push(self.time_column.clone());
+        }
+        MergeOptions {
+            order_by: self.order_by.clone(),
+            compression: self.compression,
+            row_group_rows: self.row_group_rows,
+            memory_budget_bytes,
+            bounds_of,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

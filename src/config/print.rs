@@ -1,0 +1,183 @@
+//! The effective configuration as TOML: complete, and without secrets.
+
+use std::fmt::Write;
+
+use super::{
+    CatalogConfig, Config, LayerConfig, LevelConfig, LogFormat, TableConfig, TableOverride,
+    units::{format_duration, format_size},
+};
+use crate::merge::{Compression, SortColumn};
+
+impl Config {
+    /// Every setting with its value, as a file that loads to the same configuration again,
+    /// apart from passwords: `***` stands in their place.
+    pub fn to_toml(&self) -> String {
+        let mut out = Toml::default();
+        out.section("[catalog]");
+        match &self.catalog {
+            CatalogConfig::Json => out.text("type", "json"),
+            CatalogConfig::Redis(redis) => {
+                out.text("type", "redis");
+                out.text("url", &redis.url.hidden_url());
+                out.text("timeout", &format_duration(redis.timeout));
+            }
+        }
+        for layer in &self.layers {
+            out.layer(layer);
+        }
+        out.section("[merge]");
+        out.plain("enabled", !self.levels.is_empty());
+        for level in &self.levels {
+            out.level(level);
+        }
+        out.section("[tables]");
+        out.table(&self.table_defaults);
+        for one in &self.table_overrides {
+            out.table_override(one);
+        }
+        let worker = &self.worker;
+        out.section("[worker]");
+        out.plain("concurrency", worker.concurrency);
+        out.text("memory_budget", &format_size(worker.memory_budget_bytes));
+        if let Some(folder) = &worker.scratch_dir {
+            out.text("scratch_dir", &folder.to_string_lossy());
+        }
+        out.text("lease", &format_duration(worker.lease));
+        out.text("stop_timeout", &format_duration(worker.stop_timeout));
+        out.plain("max_attempts", worker.max_attempts);
+        if let Some(writers) = &worker.writers {
+            out.texts(
+                "writers",
+                writers.iter().map(|writer| writer.as_str().to_owned()),
+            );
+        }
+        out.section("[drops]");
+        out.text("grace", &format_duration(self.drops.grace));
+        out.text("interval", &format_duration(self.drops.interval));
+        out.section("[log]");
+        out.text("level", &self.log.level);
+        out.text(
+            "format",
+            match self.log.format {
+                LogFormat::Text => "text",
+                LogFormat::Json => "json",
+            },
+        );
+        out.0
+    }
+}
+
+#[derive(Default)]
+struct Toml(String);
+
+impl Toml {
+    fn section(&mut self, header: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.0.push_str(header);
+        self.0.push('\n');
+    }
+
+    fn plain(&mut self, key: &str, value: impl std::fmt::Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.plain(key, quote(value));
+    }
+
+    fn texts(&mut self, key: &str, values: impl Iterator<Item = String>) {
+        let values: Vec<String> = values.map(|value| quote(&value)).collect();
+        self.plain(key, format_args!("[{}]", values.join(", ")));
+    }
+
+    fn layer(&mut self, layer: &LayerConfig) {
+        self.section("[[layers]]");
+        self.text("name", layer.name.as_str());
+        self.text("type", "fs");
+        self.text("url", &layer.url());
+        self.plain("global", layer.is_global);
+        if let Some(ttl) = layer.ttl {
+            self.text("ttl", &format_duration(ttl));
+        }
+    }
+
+    fn level(&mut self, level: &LevelConfig) {
+        self.section("[[merge.levels]]");
+        self.plain("iteration", level.iteration);
+        self.text("timeout", &format_duration(level.timeout));
+        self.text("max_size", &format_size(level.max_size_bytes));
+        if let Some(schedule) = &level.schedule {
+            self.text("schedule", schedule);
+        }
+    }
+
+    fn table(&mut self, table: &TableConfig) {
+        self.texts("order_by", table.order_by.iter().map(sort_column));
+        self.text("time_column", &table.time_column);
+        self.text("compression", &compression(table.compression));
+        self.plain("row_group_rows", table.row_group_rows);
+    }
+
+    fn table_override(&mut self, one: &TableOverride) {
+        self.section("[[tables.overrides]]");
+        self.text("match", &one.pattern);
+        if let Some(order_by) = &one.order_by {
+            self.texts("order_by", order_by.iter().map(sort_column));
+        }
+        if let Some(column) = &one.time_column {
+            self.text("time_column", column);
+        }
+        if let Some(value) = one.compression {
+            self.text("compression", &compression(value));
+        }
+        if let Some(rows) = one.row_group_rows {
+            self.plain("row_group_rows", rows);
+        }
+    }
+}
+
+fn sort_column(column: &SortColumn) -> String {
+    let mut text = if column.name.contains(char::is_whitespace) {
+        format!("\"{}\"", column.name)
+    } else {
+        column.name.clone()
+    };
+    if column.descending {
+        text.push_str(" desc");
+    }
+    if column.nulls_first {
+        text.push_str(" nulls first");
+    }
+    text
+}
+
+fn compression(compression: Compression) -> String {
+    match compression {
+        Compression::None => "none".to_owned(),
+        Compression::Snappy => "snappy".to_owned(),
+        Compression::Lz4 => "lz4".to_owned(),
+        Compression::Zstd(level) => format!("zstd({level})"),
+    }
+}
+
+/// A TOML basic string.
+fn quote(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            c if c.is_control() => {
+                // Writing to a String cannot fail.
+                let _ = write!(quoted, "\\u{:04X}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
