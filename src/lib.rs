@@ -3,8 +3,8 @@
 pub mod catalog;
 pub mod cli;
 pub mod config;
-pub mod merge;
 pub mod daemon;
+pub mod merge;
 pub mod model;
 pub mod storage;
 pub mod telemetry;

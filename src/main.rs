@@ -3,9 +3,13 @@
 use std::process::ExitCode;
 
 use gigamerge::{
-    cli::{self, Cli, Command, check_config},
+    cli::{self, Cli, Command, check_config, demo, once, plan},
     config::{Config, ConfigError},
 };
+
+/// Merges allocate and free large buffers on many threads; this one gives them back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match run(&cli::parse()) {
@@ -18,13 +22,17 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    let load = |common| Config::load(&cli.sources(common));
+    let runtime = tokio::runtime::Runtime::new()?;
     match &cli.command {
-        Command::CheckConfig(args) => {
-            check_config::run(&Config::load(&cli.sources(&args.common))?)?;
-        }
-        Command::Run(_) | Command::Once(_) | Command::Demo(_) | Command::Plan(_) => {
-            anyhow::bail!("this command is not part of this build")
-        }
+        Command::CheckConfig(args) => check_config::run(&load(&args.common)?)?,
+        Command::Run(args) => runtime.block_on(cli::run::run(
+            load(&args.common)?,
+            cli.sources(&args.common),
+        ))?,
+        Command::Once(args) => runtime.block_on(once::run(load(&args.common)?))?,
+        Command::Plan(args) => runtime.block_on(plan::run(args, load(&args.common)?))?,
+        Command::Demo(args) => runtime.block_on(demo::run(args))?,
     }
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! The command line: one file per command.
 
 pub mod check_config;
+pub mod demo;
+pub mod once;
+pub mod plan;
+pub mod run;
 
 use std::path::PathBuf;
 

@@ -36,7 +36,10 @@ pub async fn run(config: Config) -> Result<(), OnceError> {
         }
         stop.merges.cancel();
     });
-    let OnceReport { plans_count, drops_count } = daemon::run_once(&context).await?;
+    let OnceReport {
+        plans_count,
+        drops_count,
+    } = daemon::run_once(&context).await?;
     let totals = &context.totals;
     tracing::info!(
         plans = plans_count,

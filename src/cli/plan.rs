@@ -47,23 +47,42 @@ pub async fn run(args: &PlanArgs, config: Config) -> Result<(), PlanError> {
     let context = daemon::open(config, Access::Look).await?;
     let mut due = Vec::new();
     for level in &context.config.levels {
-        for plan in context.catalog.due_merges(level.iteration, PLANS_MAX).await? {
+        for plan in context
+            .catalog
+            .due_merges(level.iteration, PLANS_MAX)
+            .await?
+        {
             due.push(look(&context, plan).await?);
         }
     }
     let depths = context.catalog.queue_depths().await?;
-    let text = if args.json { as_json(&due, &depths) } else { as_table(&due, &depths) };
+    let text = if args.json {
+        as_json(&due, &depths)
+    } else {
+        as_table(&due, &depths)
+    };
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(PlanError::Print(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(PlanError::Print(error))
+        }
         _ => Ok(()),
     }
 }
 
 async fn look(context: &WorkContext, plan: MergePlan) -> Result<Shown, PlanError> {
-    let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let overdue_s = i64::try_from(now_s).unwrap_or(i64::MAX).saturating_sub(plan.due_s);
-    let found: Vec<_> =
-        context.catalog.resolve(&plan.queue.table, &plan.paths).await?.into_iter().flatten().collect();
+    let now_s = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs());
+    let overdue_s = i64::try_from(now_s)
+        .unwrap_or(i64::MAX)
+        .saturating_sub(plan.due_s);
+    let found: Vec<_> = context
+        .catalog
+        .resolve(&plan.queue.table, &plan.paths)
+        .await?
+        .into_iter()
+        .flatten()
+        .collect();
     let rows = found.iter().map(|entry| entry.row_count).sum();
     let action = match found.as_slice() {
         [] => "end: its files are gone",
@@ -71,11 +90,19 @@ async fn look(context: &WorkContext, plan: MergePlan) -> Result<Shown, PlanError
         [_] => "sort",
         _ => "merge",
     };
-    Ok(Shown { plan, action, rows, overdue_s })
+    Ok(Shown {
+        plan,
+        action,
+        rows,
+        overdue_s,
+    })
 }
 
 fn is_sorted(context: &WorkContext, plan: &MergePlan, entry: &crate::model::IndexEntry) -> bool {
-    let options = context.config.table(&plan.queue.table).merge_options(context.merge_budget_bytes());
+    let options = context
+        .config
+        .table(&plan.queue.table)
+        .merge_options(context.merge_budget_bytes());
     context
         .layers
         .get(&plan.queue.layer)
@@ -112,9 +139,20 @@ fn as_table(due: &[Shown], depths: &QueueDepths) -> String {
     } else {
         let row = |cells: [&str; 8]| {
             let [table, partition, step, action, files, rows, size, due] = cells;
-            format!("{table:<24} {partition:<28} {step:<6} {action:<8} {files:>6} {rows:>12} {size:>12} {due:>10}\n")
+            format!(
+                "{table:<24} {partition:<28} {step:<6} {action:<8} {files:>6} {rows:>12} {size:>12} {due:>10}\n"
+            )
         };
-        text.push_str(&row(["TABLE", "PARTITION", "STEP", "ACTION", "FILES", "ROWS", "SIZE", "DUE SINCE"]));
+        text.push_str(&row([
+            "TABLE",
+            "PARTITION",
+            "STEP",
+            "ACTION",
+            "FILES",
+            "ROWS",
+            "SIZE",
+            "DUE SINCE",
+        ]));
         for shown in due {
             let queue = &shown.plan.queue;
             text.push_str(&row([
@@ -124,7 +162,10 @@ fn as_table(due: &[Shown], depths: &QueueDepths) -> String {
                 shown.action,
                 &shown.plan.paths.len().to_string(),
                 &shown.rows.to_string(),
-                &ByteSize::b(shown.plan.size_bytes).display().iec().to_string(),
+                &ByteSize::b(shown.plan.size_bytes)
+                    .display()
+                    .iec()
+                    .to_string(),
                 &format!("{} s", shown.overdue_s.max(0)),
             ]));
         }

@@ -83,9 +83,14 @@ async fn open_catalog(config: &Config, access: Access) -> Result<Arc<dyn Catalog
     Ok(match &config.catalog {
         CatalogConfig::Redis(redis) => Arc::new(RedisCatalog::connect(redis, policy).await?),
         CatalogConfig::Json => {
-            let layers = config.layers.iter().map(|layer| (layer.name.clone(), layer.root.clone())).collect();
+            let layers = config
+                .layers
+                .iter()
+                .map(|layer| (layer.name.clone(), layer.root.clone()))
+                .collect();
             let for_probe = config.clone();
-            let probe = Arc::new(move |table: &TableRef, file: &Path| probe(&for_probe, table, file));
+            let probe =
+                Arc::new(move |table: &TableRef, file: &Path| probe(&for_probe, table, file));
             match access {
                 Access::Work => Arc::new(JsonCatalog::open(layers, policy, probe).await?),
                 Access::Look => Arc::new(JsonCatalog::open_to_look(layers, policy, probe).await?),
@@ -99,30 +104,59 @@ fn probe(config: &Config, table: &TableRef, file: &Path) -> Result<ProbedFile, S
     let table = config.table(table);
     let options = table.merge_options(config.worker.memory_budget_bytes);
     let summary = merge::summarize(file, &options).map_err(|error| error.to_string())?;
-    let time = summary.bounds.iter().find(|bounds| bounds.column == table.time_column);
+    let time = summary
+        .bounds
+        .iter()
+        .find(|bounds| bounds.column == table.time_column);
     let (min_time_ns, max_time_ns) = match time.map(|time| (time.min.as_i64(), time.max.as_i64())) {
         Some((Some(min), Some(max))) => (min, max),
         _ if summary.row_count == 0 => (0, 0),
-        _ => return Err(format!("it has no times: column {:?} is missing, empty or not an integer", table.time_column)),
+        _ => {
+            return Err(format!(
+                "it has no times: column {:?} is missing, empty or not an integer",
+                table.time_column
+            ));
+        }
     };
     let sorted = |name: &str| table.order_by.iter().any(|sort| sort.name == name);
-    let bounds = || summary.bounds.iter().filter(|bounds| sorted(&bounds.column));
+    let bounds = || {
+        summary
+            .bounds
+            .iter()
+            .filter(|bounds| sorted(&bounds.column))
+    };
     Ok(ProbedFile {
         row_count: summary.row_count,
         size_bytes: summary.size_bytes,
         min_time_ns,
         max_time_ns,
-        min: bounds().map(|bounds| (bounds.column.clone(), bounds.min.clone())).collect::<Map<_, _>>(),
-        max: bounds().map(|bounds| (bounds.column.clone(), bounds.max.clone())).collect::<Map<_, _>>(),
+        min: bounds()
+            .map(|bounds| (bounds.column.clone(), bounds.min.clone()))
+            .collect::<Map<_, _>>(),
+        max: bounds()
+            .map(|bounds| (bounds.column.clone(), bounds.max.clone()))
+            .collect::<Map<_, _>>(),
     })
 }
 
 /// Removes scratch of processes that are gone.
 pub fn sweep_scratch(context: &WorkContext) {
-    let in_tables: u64 = context.layers.iter().map(crate::storage::Layer::sweep_workspaces).sum();
-    let in_scratch = context.config.worker.scratch_dir.as_deref().map_or(0, Workspace::sweep);
+    let in_tables: u64 = context
+        .layers
+        .iter()
+        .map(crate::storage::Layer::sweep_workspaces)
+        .sum();
+    let in_scratch = context
+        .config
+        .worker
+        .scratch_dir
+        .as_deref()
+        .map_or(0, Workspace::sweep);
     if in_tables + in_scratch > 0 {
-        tracing::info!(folders = in_tables + in_scratch, "removed scratch of a process that is gone");
+        tracing::info!(
+            folders = in_tables + in_scratch,
+            "removed scratch of a process that is gone"
+        );
     }
 }
 
@@ -144,7 +178,12 @@ impl Daemon {
     pub async fn start(context: Arc<WorkContext>) -> Result<Self, DaemonError> {
         sweep_scratch(&context);
         let timers = schedule::start(&context).await?;
-        Ok(Self { context, timers, retired: Vec::new(), is_stranded: false })
+        Ok(Self {
+            context,
+            timers,
+            retired: Vec::new(),
+            is_stranded: false,
+        })
     }
 
     /// What the tasks work with now.
@@ -200,13 +239,17 @@ impl Daemon {
         let config = match reload() {
             Ok(config) => config,
             Err(problems) => {
-                return tracing::error!("configuration not reloaded, the old one stays: {problems}");
+                return tracing::error!(
+                    "configuration not reloaded, the old one stays: {problems}"
+                );
             }
         };
         if config == self.context.config && !self.is_stranded {
             return tracing::info!("configuration reloaded: nothing changed");
         }
-        let keeps_catalog = !self.is_stranded && config.catalog == self.context.config.catalog && config.layers == self.context.config.layers;
+        let keeps_catalog = !self.is_stranded
+            && config.catalog == self.context.config.catalog
+            && config.layers == self.context.config.layers;
         self.context.stop.claims.cancel();
         self.timers.stop().await;
         let catalog = if keeps_catalog {
@@ -239,7 +282,10 @@ impl Daemon {
     async fn drain(&self) {
         let running = &self.context.running;
         running.close();
-        if tokio::time::timeout(self.context.config.worker.stop_timeout, running.wait()).await.is_err() {
+        if tokio::time::timeout(self.context.config.worker.stop_timeout, running.wait())
+            .await
+            .is_err()
+        {
             self.context.stop.merges.cancel();
             running.wait().await;
         }
@@ -259,16 +305,25 @@ impl Daemon {
         }
         match schedule::start(&next).await {
             Ok(timers) => self.timers = timers,
-            Err(error) => tracing::error!(%error, "timers could not be started; restart the daemon"),
+            Err(error) => {
+                tracing::error!(%error, "timers could not be started; restart the daemon")
+            }
         }
         self.retired.retain(|context| !context.running.is_empty());
-        self.retired.push(std::mem::replace(&mut self.context, next));
+        self.retired
+            .push(std::mem::replace(&mut self.context, next));
     }
 
     /// Merges of the old configuration count against the new budget until they end.
     fn hold_permits_of_running(&self, next: &Arc<WorkContext>) {
-        let held = self.context.running.len().min(next.config.worker.concurrency);
-        let Ok(count) = u32::try_from(held) else { return };
+        let held = self
+            .context
+            .running
+            .len()
+            .min(next.config.worker.concurrency);
+        let Ok(count) = u32::try_from(held) else {
+            return;
+        };
         if let Ok(permits) = Arc::clone(&next.merge_permits).try_acquire_many_owned(count) {
             let old = Arc::clone(&self.context);
             tokio::spawn(async move {

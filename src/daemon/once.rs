@@ -18,7 +18,10 @@ pub struct OnceReport {
 /// next attempt, so this ends.
 pub async fn run_once(context: &Arc<WorkContext>) -> Result<OnceReport, WorkError> {
     sweep_scratch(context);
-    let mut report = OnceReport { plans_count: 0, drops_count: 0 };
+    let mut report = OnceReport {
+        plans_count: 0,
+        drops_count: 0,
+    };
     loop {
         context.catalog.refresh().await?;
         let mut plans = 0;

@@ -49,7 +49,13 @@ struct Task {
 
 impl Task {
     fn new(name: String, period: Duration, schedule: Option<String>, run: Run) -> Self {
-        Self { name, period: period.max(PERIOD_MIN), schedule, run, turn: Arc::new(Semaphore::new(1)) }
+        Self {
+            name,
+            period: period.max(PERIOD_MIN),
+            schedule,
+            run,
+            turn: Arc::new(Semaphore::new(1)),
+        }
     }
 
     async fn run_unless_running(self, context: Arc<WorkContext>) {
@@ -77,7 +83,10 @@ impl Task {
     }
 
     fn error(&self, error: &tokio_cron_scheduler::JobSchedulerError) -> DaemonError {
-        DaemonError::Schedule { job: self.name.clone(), reason: error.to_string() }
+        DaemonError::Schedule {
+            job: self.name.clone(),
+            reason: error.to_string(),
+        }
     }
 }
 
@@ -90,7 +99,10 @@ pub(super) async fn start(context: &Arc<WorkContext>) -> Result<Timers, DaemonEr
     };
     let scheduler = JobScheduler::new().await.map_err(|error| failed(&error))?;
     for task in tasks(context) {
-        scheduler.add(task.job(context)?).await.map_err(|error| task.error(&error))?;
+        scheduler
+            .add(task.job(context)?)
+            .await
+            .map_err(|error| task.error(&error))?;
         if task.schedule.is_none() {
             tokio::spawn(task.run_unless_running(Arc::clone(context)));
         }
@@ -114,28 +126,45 @@ fn tasks(context: &Arc<WorkContext>) -> Vec<Task> {
         Task::new(format!("merge iteration {iteration}"), level.timeout, level.schedule.clone(), run)
     }).collect();
     let worker = Arc::clone(context);
-    tasks.push(Task::new("delete replaced files".to_owned(), config.drops.interval, None, Arc::new(move || {
-        let worker = Arc::clone(&worker);
-        Box::pin(async move {
-            if let Err(error) = worker::delete_due(&worker).await {
-                tracing::warn!(%error, "deletes could not be done; trying again");
-            }
-        })
-    })));
-    if config.catalog == CatalogConfig::Json {
-        let shortest = config.levels.iter().map(|level| level.timeout).min().unwrap_or(REFRESH_PERIOD_MAX);
-        let worker = Arc::clone(context);
-        tasks.push(Task::new("find new files".to_owned(), shortest.min(REFRESH_PERIOD_MAX), None, Arc::new(move || {
+    tasks.push(Task::new(
+        "delete replaced files".to_owned(),
+        config.drops.interval,
+        None,
+        Arc::new(move || {
             let worker = Arc::clone(&worker);
-            Box::pin(async move { find_new_files(&worker).await })
-        })));
+            Box::pin(async move {
+                if let Err(error) = worker::delete_due(&worker).await {
+                    tracing::warn!(%error, "deletes could not be done; trying again");
+                }
+            })
+        }),
+    ));
+    if config.catalog == CatalogConfig::Json {
+        let shortest = config
+            .levels
+            .iter()
+            .map(|level| level.timeout)
+            .min()
+            .unwrap_or(REFRESH_PERIOD_MAX);
+        let worker = Arc::clone(context);
+        tasks.push(Task::new(
+            "find new files".to_owned(),
+            shortest.min(REFRESH_PERIOD_MAX),
+            None,
+            Arc::new(move || {
+                let worker = Arc::clone(&worker);
+                Box::pin(async move { find_new_files(&worker).await })
+            }),
+        ));
     }
     tasks
 }
 
 async fn find_new_files(worker: &WorkContext) {
     match worker.catalog.refresh().await {
-        Ok(found) if found.registered_count > 0 => tracing::debug!(files = found.registered_count, "registered new files"),
+        Ok(found) if found.registered_count > 0 => {
+            tracing::debug!(files = found.registered_count, "registered new files")
+        }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "new files could not be looked for; trying again"),
     }

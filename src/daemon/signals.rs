@@ -28,8 +28,15 @@ pub fn listen() -> Result<mpsc::Receiver<Signal>, DaemonError> {
         .name("signals".to_owned())
         .spawn(move || {
             for signal in &mut signals {
-                let asked = if signal == SIGHUP { Signal::Reload } else { Signal::Stop };
-                if matches!(send.try_send(asked), Err(mpsc::error::TrySendError::Closed(_))) {
+                let asked = if signal == SIGHUP {
+                    Signal::Reload
+                } else {
+                    Signal::Stop
+                };
+                if matches!(
+                    send.try_send(asked),
+                    Err(mpsc::error::TrySendError::Closed(_))
+                ) {
                     return;
                 }
             }

@@ -75,14 +75,23 @@ impl Layer {
 
     /// Gives finished bytes their name: fsync, rename without overwriting, fsync the folder.
     /// Afterwards the file survives a power cut.
-    pub fn publish(&self, staged: &Path, table: &TableRef, path: &DataPath) -> Result<(), StorageError> {
-        File::open(staged).and_then(|file| file.sync_all()).map_err(io_at(staged))?;
+    pub fn publish(
+        &self,
+        staged: &Path,
+        table: &TableRef,
+        path: &DataPath,
+    ) -> Result<(), StorageError> {
+        File::open(staged)
+            .and_then(|file| file.sync_all())
+            .map_err(io_at(staged))?;
         let target = self.prepare_target(table, path)?;
         match renameat_with(CWD, staged, CWD, &target, RenameFlags::NOREPLACE) {
             Ok(()) => {}
             Err(rustix::io::Errno::EXIST) => return Err(StorageError::Exists { path: target }),
             // Some network file systems cannot rename without overwriting; a link cannot overwrite either.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
+            Err(
+                rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP,
+            ) => {
                 link(staged, &target)?;
                 fs::remove_file(staged).map_err(io_at(staged))?;
             }
@@ -92,7 +101,12 @@ impl Layer {
     }
 
     /// Gives a published file a second name, without copying its bytes where the file system can.
-    pub fn publish_link(&self, source: &Path, table: &TableRef, path: &DataPath) -> Result<(), StorageError> {
+    pub fn publish_link(
+        &self,
+        source: &Path,
+        table: &TableRef,
+        path: &DataPath,
+    ) -> Result<(), StorageError> {
         let target = self.prepare_target(table, path)?;
         match link(source, &target) {
             Ok(()) => sync_parent(&target),
@@ -126,7 +140,13 @@ impl Layer {
 
     /// Removes work folders of processes that are gone. Other programs' files in `tmp` stay.
     pub fn sweep_workspaces(&self) -> u64 {
-        let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        let folders = |path: &Path| {
+            fs::read_dir(path)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+        };
         folders(&self.root)
             .flat_map(|database| folders(&database).collect::<Vec<_>>())
             .map(|table| Workspace::sweep(&table.join("tmp")))
@@ -136,14 +156,21 @@ impl Layer {
 
 fn link(source: &Path, target: &Path) -> Result<(), StorageError> {
     fs::hard_link(source, target).map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => StorageError::Exists { path: target.to_owned() },
-        _ => StorageError::Io { path: target.to_owned(), source: error },
+        ErrorKind::AlreadyExists => StorageError::Exists {
+            path: target.to_owned(),
+        },
+        _ => StorageError::Io {
+            path: target.to_owned(),
+            source: error,
+        },
     })
 }
 
 fn sync_parent(path: &Path) -> Result<(), StorageError> {
     let folder = path.parent().unwrap_or(path);
-    File::open(folder).and_then(|file| file.sync_all()).map_err(io_at(folder))
+    File::open(folder)
+        .and_then(|file| file.sync_all())
+        .map_err(io_at(folder))
 }
 
 #[cfg(test)]
@@ -168,9 +195,15 @@ mod tests {
             let published = layer.publish(&staged, &table, &path);
             assert_eq!(published.is_ok(), is_first, "{published:?}");
         }
-        assert_eq!(fs::read_to_string(layer.data_file(&table, &path)).unwrap(), "one");
+        assert_eq!(
+            fs::read_to_string(layer.data_file(&table, &path)).unwrap(),
+            "one"
+        );
         let again = layer.publish_link(&layer.data_file(&table, &path), &table, &path);
-        assert!(matches!(again, Err(StorageError::Exists { .. })), "{again:?}");
+        assert!(
+            matches!(again, Err(StorageError::Exists { .. })),
+            "{again:?}"
+        );
     }
 
     #[test]
@@ -182,11 +215,21 @@ mod tests {
         let folder = root.path().join("db/cpu/data/date=2024-01-15");
         fs::create_dir_all(&folder).unwrap();
         std::os::unix::fs::symlink(&elsewhere, folder.join("hour=14")).unwrap();
-        assert!(matches!(layer.delete(&table, &path), Err(StorageError::Outside { .. })));
+        assert!(matches!(
+            layer.delete(&table, &path),
+            Err(StorageError::Outside { .. })
+        ));
         fs::remove_file(folder.join("hour=14")).unwrap();
         fs::create_dir(folder.join("hour=14")).unwrap();
-        std::os::unix::fs::symlink(elsewhere.join("x.2.parquet"), folder.join("hour=14/x.2.parquet")).unwrap();
-        assert!(matches!(layer.delete(&table, &path), Err(StorageError::Outside { .. })));
+        std::os::unix::fs::symlink(
+            elsewhere.join("x.2.parquet"),
+            folder.join("hour=14/x.2.parquet"),
+        )
+        .unwrap();
+        assert!(matches!(
+            layer.delete(&table, &path),
+            Err(StorageError::Outside { .. })
+        ));
         assert!(elsewhere.join("x.2.parquet").exists());
     }
 
@@ -201,7 +244,9 @@ mod tests {
         fs::write(dead.join("half.parquet"), "half").unwrap();
         fs::write(tmp.join("of-a-writer.parquet"), "half").unwrap();
         assert_eq!(layer.sweep_workspaces(), 1);
-        assert!(!dead.exists() && living.dir().exists() && tmp.join("of-a-writer.parquet").exists());
+        assert!(
+            !dead.exists() && living.dir().exists() && tmp.join("of-a-writer.parquet").exists()
+        );
         let dir = living.dir().to_owned();
         drop(living);
         assert!(!dir.exists());

@@ -30,21 +30,36 @@ pub(super) fn output_path(plan: &MergePlan, attempt: u32) -> Result<DataPath, Mo
         seed.extend_from_slice(path.as_str().as_bytes());
     }
     let name = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &seed);
-    plan.queue.dir.file(&format!("{name}-{attempt}"), plan.queue.iteration.next())
+    plan.queue
+        .dir
+        .file(&format!("{name}-{attempt}"), plan.queue.iteration.next())
 }
 
 /// Removes what earlier attempts published and did not commit. Safe while such a worker still
 /// runs: its lease is void, so its commit is refused.
 pub(super) async fn remove_dead_attempts(attempt: &Attempt<'_>) -> Result<(), RunError> {
     let plan = attempt.plan;
-    let names: Vec<DataPath> =
-        (1..plan.attempts).map(|earlier| output_path(plan, earlier)).collect::<Result<_, _>>()?;
+    let names: Vec<DataPath> = (1..plan.attempts)
+        .map(|earlier| output_path(plan, earlier))
+        .collect::<Result<_, _>>()?;
     if names.is_empty() {
         return Ok(());
     }
-    let entries = attempt.context.catalog.resolve(&plan.queue.table, &names).await?;
-    for (name, _) in names.into_iter().zip(entries).filter(|(_, entry)| entry.is_none()) {
-        let (layer, table, path) = (attempt.layer.clone(), plan.queue.table.clone(), name.clone());
+    let entries = attempt
+        .context
+        .catalog
+        .resolve(&plan.queue.table, &names)
+        .await?;
+    for (name, _) in names
+        .into_iter()
+        .zip(entries)
+        .filter(|(_, entry)| entry.is_none())
+    {
+        let (layer, table, path) = (
+            attempt.layer.clone(),
+            plan.queue.table.clone(),
+            name.clone(),
+        );
         if blocking(move || layer.delete(&table, &path)).await?? {
             tracing::info!(plan = %plan.queue, file = %name, "removed the output of an attempt that was never committed");
         }
@@ -53,37 +68,88 @@ pub(super) async fn remove_dead_attempts(attempt: &Attempt<'_>) -> Result<(), Ru
 }
 
 /// The result of a merge, ready to commit.
-pub(super) fn merged(attempt: &Attempt<'_>, report: MergeReport, set_aside: Vec<SetAside>) -> Published {
-    let entry = entry(attempt, report.row_count, report.output_bytes, &report.bounds);
-    Published { entry, sources: paths(&attempt.sources), set_aside, report: Some(report) }
+pub(super) fn merged(
+    attempt: &Attempt<'_>,
+    report: MergeReport,
+    set_aside: Vec<SetAside>,
+) -> Published {
+    let entry = entry(
+        attempt,
+        report.row_count,
+        report.output_bytes,
+        &report.bounds,
+    );
+    Published {
+        entry,
+        sources: paths(&attempt.sources),
+        set_aside,
+        report: Some(report),
+    }
 }
 
 /// The result of a promotion, ready to commit.
-pub(super) fn promoted(attempt: &Attempt<'_>, source: &IndexEntry, summary: &FileSummary) -> Published {
-    let mut entry = entry(attempt, summary.row_count, summary.size_bytes, &summary.bounds);
+pub(super) fn promoted(
+    attempt: &Attempt<'_>,
+    source: &IndexEntry,
+    summary: &FileSummary,
+) -> Published {
+    let mut entry = entry(
+        attempt,
+        summary.row_count,
+        summary.size_bytes,
+        &summary.bounds,
+    );
     entry.extra = source.extra.clone();
-    Published { entry, sources: paths(&attempt.sources), set_aside: Vec::new(), report: None }
+    Published {
+        entry,
+        sources: paths(&attempt.sources),
+        set_aside: Vec::new(),
+        report: None,
+    }
 }
 
 /// No input could be read: there is no output, but the catalog learns why.
 pub(super) fn nothing_but_set_aside(attempt: &Attempt<'_>, set_aside: Vec<SetAside>) -> Published {
-    Published { entry: entry(attempt, 0, 0, &[]), sources: Vec::new(), set_aside, report: None }
+    Published {
+        entry: entry(attempt, 0, 0, &[]),
+        sources: Vec::new(),
+        set_aside,
+        report: None,
+    }
 }
 
 fn paths(entries: &[IndexEntry]) -> Vec<DataPath> {
     entries.iter().map(|entry| entry.path.clone()).collect()
 }
 
-fn entry(attempt: &Attempt<'_>, row_count: u64, size_bytes: u64, bounds: &[ColumnBounds]) -> IndexEntry {
+fn entry(
+    attempt: &Attempt<'_>,
+    row_count: u64,
+    size_bytes: u64,
+    bounds: &[ColumnBounds],
+) -> IndexEntry {
     let plan = attempt.plan;
     let sources = &attempt.sources;
     let config = attempt.context.config.table(&plan.queue.table);
-    let time = bounds.iter().find(|bounds| bounds.column == config.time_column);
+    let time = bounds
+        .iter()
+        .find(|bounds| bounds.column == config.time_column);
     // Files may hold times as something else than integers: then the inputs' entries know.
-    let time_of = |value: Option<&Value>, known: Option<i64>| value.and_then(Value::as_i64).or(known).unwrap_or(0);
+    let time_of = |value: Option<&Value>, known: Option<i64>| {
+        value.and_then(Value::as_i64).or(known).unwrap_or(0)
+    };
     let column = |pick: fn(&ColumnBounds) -> &Value| -> Map<String, Value> {
-        let sorted_by = |bounds: &&ColumnBounds| config.order_by.iter().any(|sort| sort.name == bounds.column);
-        bounds.iter().filter(sorted_by).map(|bounds| (bounds.column.clone(), pick(bounds).clone())).collect()
+        let sorted_by = |bounds: &&ColumnBounds| {
+            config
+                .order_by
+                .iter()
+                .any(|sort| sort.name == bounds.column)
+        };
+        bounds
+            .iter()
+            .filter(sorted_by)
+            .map(|bounds| (bounds.column.clone(), pick(bounds).clone()))
+            .collect()
     };
     IndexEntry {
         layer: plan.queue.layer.clone(),
@@ -92,9 +158,19 @@ fn entry(attempt: &Attempt<'_>, row_count: u64, size_bytes: u64, bounds: &[Colum
         size_bytes,
         row_count,
         // A layer's TTL counts from here: no row may expire before its time.
-        chunk_time_ns: sources.iter().map(|source| source.chunk_time_ns).max().unwrap_or(0),
-        min_time_ns: time_of(time.map(|t| &t.min), sources.iter().map(|source| source.min_time_ns).min()),
-        max_time_ns: time_of(time.map(|t| &t.max), sources.iter().map(|source| source.max_time_ns).max()),
+        chunk_time_ns: sources
+            .iter()
+            .map(|source| source.chunk_time_ns)
+            .max()
+            .unwrap_or(0),
+        min_time_ns: time_of(
+            time.map(|t| &t.min),
+            sources.iter().map(|source| source.min_time_ns).min(),
+        ),
+        max_time_ns: time_of(
+            time.map(|t| &t.max),
+            sources.iter().map(|source| source.max_time_ns).max(),
+        ),
         min: column(|bounds| &bounds.min),
         max: column(|bounds| &bounds.max),
         writer: plan.queue.writer.clone(),
@@ -109,11 +185,22 @@ pub(super) async fn commit(
     published: Option<Published>,
     started: Instant,
 ) -> Result<(), RunError> {
-    let has_output = published.as_ref().is_some_and(|published| !published.sources.is_empty());
+    let has_output = published
+        .as_ref()
+        .is_some_and(|published| !published.sources.is_empty());
     let commit = MergeCommit {
-        output: published.as_ref().filter(|_| has_output).map(|published| published.entry.clone()),
-        sources: published.as_ref().map(|published| published.sources.clone()).unwrap_or_default(),
-        set_aside: published.as_ref().map(|published| published.set_aside.clone()).unwrap_or_default(),
+        output: published
+            .as_ref()
+            .filter(|_| has_output)
+            .map(|published| published.entry.clone()),
+        sources: published
+            .as_ref()
+            .map(|published| published.sources.clone())
+            .unwrap_or_default(),
+        set_aside: published
+            .as_ref()
+            .map(|published| published.set_aside.clone())
+            .unwrap_or_default(),
         grace: context.config.drops.grace,
     };
     let outcome = commit_until_known(context, claim, &commit).await;
@@ -145,7 +232,9 @@ async fn commit_until_known(
         let error = match context.catalog.commit_merge(claim, commit).await {
             Ok(CommitOutcome::Committed) => return Ok(()),
             // An earlier try whose answer was lost may have ended the claim.
-            Ok(CommitOutcome::LeaseLost) if output_is_indexed(context, commit).await? => return Ok(()),
+            Ok(CommitOutcome::LeaseLost) if output_is_indexed(context, commit).await? => {
+                return Ok(());
+            }
             Ok(CommitOutcome::LeaseLost) => return Err(RunError::LeaseLost),
             Ok(CommitOutcome::SourceGone(path)) => return Err(RunError::SourceGone(path)),
             Ok(CommitOutcome::OutputExists) => return Err(RunError::OutputExists),
@@ -166,7 +255,9 @@ async fn commit_until_known(
 }
 
 async fn output_is_indexed(context: &WorkContext, commit: &MergeCommit) -> Result<bool, RunError> {
-    let Some(output) = &commit.output else { return Ok(false) };
+    let Some(output) = &commit.output else {
+        return Ok(false);
+    };
     let found = context
         .catalog
         .resolve(&output.table, std::slice::from_ref(&output.path))
@@ -179,20 +270,34 @@ async fn output_is_indexed(context: &WorkContext, commit: &MergeCommit) -> Resul
 /// the plan's next holder removes them.
 pub(super) async fn remove_output(context: &Arc<WorkContext>, published: &Published) {
     let entry = &published.entry;
-    let found = context.catalog.resolve(&entry.table, std::slice::from_ref(&entry.path)).await;
+    let found = context
+        .catalog
+        .resolve(&entry.table, std::slice::from_ref(&entry.path))
+        .await;
     if !matches!(found.as_deref(), Ok([None])) {
         return;
     }
-    let Ok(layer) = context.layers.get(&entry.layer).cloned() else { return };
+    let Ok(layer) = context.layers.get(&entry.layer).cloned() else {
+        return;
+    };
     let (table, path) = (entry.table.clone(), entry.path.clone());
     match blocking(move || layer.delete(&table, &path)).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "output of a merge without commit could not be removed"),
-        Err(error) => tracing::warn!(%error, "output of a merge without commit could not be removed"),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "output of a merge without commit could not be removed")
+        }
+        Err(error) => {
+            tracing::warn!(%error, "output of a merge without commit could not be removed")
+        }
     }
 }
 
-fn log_done(context: &WorkContext, claim: &ClaimedMerge, published: Option<&Published>, started: Instant) {
+fn log_done(
+    context: &WorkContext,
+    claim: &ClaimedMerge,
+    published: Option<&Published>,
+    started: Instant,
+) {
     let queue = &claim.plan.queue;
     let (table, partition, iteration) = (&queue.table, &queue.dir, queue.iteration.0);
     let Some(published) = published else {
@@ -203,12 +308,22 @@ fn log_done(context: &WorkContext, claim: &ClaimedMerge, published: Option<&Publ
         tracing::error!(%table, file = %bad.path, reason = bad.reason, "file set aside: it stays readable and is not merged");
     }
     let seconds = started.elapsed().as_secs_f64();
-    let (files, bytes_out, rows) = (published.sources.len(), published.entry.size_bytes, published.entry.row_count);
+    let (files, bytes_out, rows) = (
+        published.sources.len(),
+        published.entry.size_bytes,
+        published.entry.row_count,
+    );
     match &published.report {
         Some(report) => {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a rate for people"
+            )]
             let rows_per_s = (rows as f64 / seconds.max(1e-6)) as u64;
-            context.totals.add_merge(files as u64, rows, report.input_bytes, bytes_out);
+            context
+                .totals
+                .add_merge(files as u64, rows, report.input_bytes, bytes_out);
             tracing::info!(%table, %partition, iteration, files, rows, bytes_in = report.input_bytes, bytes_out,
                 duration_ms = started.elapsed().as_millis(), rows_per_s, "merged");
         }

@@ -18,7 +18,10 @@ const RETRY_DELAY: Duration = Duration::from_secs(60);
 pub async fn delete_due(context: &Arc<WorkContext>) -> Result<u64, WorkError> {
     let mut ended_count = 0;
     while !context.stop.claims.is_cancelled() {
-        let claimed = context.catalog.claim_drops(DROPS_MAX, context.config.worker.lease).await?;
+        let claimed = context
+            .catalog
+            .claim_drops(DROPS_MAX, context.config.worker.lease)
+            .await?;
         if claimed.is_empty() {
             break;
         }
@@ -33,10 +36,16 @@ pub async fn delete_due(context: &Arc<WorkContext>) -> Result<u64, WorkError> {
 }
 
 /// Deletes each file that no entry names any more (DROP-AFTER-COMMIT); returns the items to end.
-async fn delete_unindexed(context: &Arc<WorkContext>, claimed: Vec<ClaimedDrop>) -> Result<Vec<ClaimedDrop>, CatalogError> {
+async fn delete_unindexed(
+    context: &Arc<WorkContext>,
+    claimed: Vec<ClaimedDrop>,
+) -> Result<Vec<ClaimedDrop>, CatalogError> {
     let mut by_table: HashMap<TableRef, Vec<ClaimedDrop>> = HashMap::new();
     for claim in claimed {
-        by_table.entry(claim.item.table.clone()).or_default().push(claim);
+        by_table
+            .entry(claim.item.table.clone())
+            .or_default()
+            .push(claim);
     }
     let mut ended = Vec::new();
     for (table, claims) in by_table {
@@ -44,7 +53,10 @@ async fn delete_unindexed(context: &Arc<WorkContext>, claimed: Vec<ClaimedDrop>)
         let entries = context.catalog.resolve(&table, &paths).await?;
         for (claim, entry) in claims.into_iter().zip(entries) {
             let names_these_bytes = |entry: &crate::model::IndexEntry| {
-                match (context.layers.get(&entry.layer), context.layers.get(&claim.item.layer)) {
+                match (
+                    context.layers.get(&entry.layer),
+                    context.layers.get(&claim.item.layer),
+                ) {
                     (Ok(named), Ok(ours)) => named.name() == ours.name(),
                     // Not knowable: keep the bytes.
                     _ => true,
@@ -76,5 +88,10 @@ async fn delete(context: &WorkContext, claim: &ClaimedDrop) -> Result<bool, Stor
     let file = layer.data_file(&table, &path);
     tokio::task::spawn_blocking(move || layer.delete(&table, &path))
         .await
-        .unwrap_or_else(|error| Err(StorageError::Io { path: file, source: std::io::Error::other(error) }))
+        .unwrap_or_else(|error| {
+            Err(StorageError::Io {
+                path: file,
+                source: std::io::Error::other(error),
+            })
+        })
 }

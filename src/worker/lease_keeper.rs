@@ -41,7 +41,9 @@ impl LeaseKeeper {
                         return (claim, false);
                     }
                     // The commit is fenced: a lease that ran out meanwhile is noticed there.
-                    Err(error) => tracing::warn!(plan = %claim.plan.queue, %error, "lease could not be renewed; trying again"),
+                    Err(error) => {
+                        tracing::warn!(plan = %claim.plan.queue, %error, "lease could not be renewed; trying again")
+                    }
                 }
             }
         });

@@ -44,7 +44,9 @@ pub(super) enum RunError {
     SourceGone(String),
     #[error("the catalog names the output already")]
     OutputExists,
-    #[error("it is not known whether the commit took place ({0}); the output stays until that is known")]
+    #[error(
+        "it is not known whether the commit took place ({0}); the output stays until that is known"
+    )]
     CommitUnknown(CatalogError),
 }
 
@@ -53,8 +55,11 @@ impl RunError {
     fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::Merge(MergeError::TypeConflict { .. } | MergeError::SortColumn { .. } | MergeError::Budget { .. })
-                | Self::Model(_)
+            Self::Merge(
+                MergeError::TypeConflict { .. }
+                    | MergeError::SortColumn { .. }
+                    | MergeError::Budget { .. }
+            ) | Self::Model(_)
         )
     }
 }
@@ -83,7 +88,12 @@ pub(super) async fn run(context: &Arc<WorkContext>, claim: ClaimedMerge) {
     let started = Instant::now();
     let control = Arc::new(MergeControl::default());
     let lease = context.config.worker.lease;
-    let keeper = LeaseKeeper::start(Arc::clone(&context.catalog), claim.clone(), lease, Arc::clone(&control));
+    let keeper = LeaseKeeper::start(
+        Arc::clone(&context.catalog),
+        claim.clone(),
+        lease,
+        Arc::clone(&control),
+    );
     let made = make_output(context, &claim, &control).await;
     let Some(claim) = keeper.stop(claim).await else {
         if let Ok(Some(published)) = &made {
@@ -115,7 +125,13 @@ async fn make_output(
     if sources.is_empty() {
         return Ok(None);
     }
-    let attempt = Attempt { context, plan, layer, sources, output: commit::output_path(plan, plan.attempts)? };
+    let attempt = Attempt {
+        context,
+        plan,
+        layer,
+        sources,
+        output: commit::output_path(plan, plan.attempts)?,
+    };
     commit::remove_dead_attempts(&attempt).await?;
     let (attempt, mut set_aside) = leave_out_missing(attempt)?;
     if attempt.sources.is_empty() {
@@ -126,16 +142,33 @@ async fn make_output(
     {
         return Ok(Some(published));
     }
-    merge_and_publish(attempt, claim, control, &mut set_aside).await.map(Some)
+    merge_and_publish(attempt, claim, control, &mut set_aside)
+        .await
+        .map(Some)
 }
 
 /// The plan's inputs that the index still has in the plan's layer.
-async fn resolve_sources(context: &WorkContext, plan: &MergePlan) -> Result<Vec<IndexEntry>, RunError> {
+async fn resolve_sources(
+    context: &WorkContext,
+    plan: &MergePlan,
+) -> Result<Vec<IndexEntry>, RunError> {
     let wanted = context.layers.get(&plan.queue.layer)?.name().clone();
-    let found = context.catalog.resolve(&plan.queue.table, &plan.paths).await?;
-    let is_here = |entry: &IndexEntry| context.layers.get(&entry.layer).is_ok_and(|layer| *layer.name() == wanted);
+    let found = context
+        .catalog
+        .resolve(&plan.queue.table, &plan.paths)
+        .await?;
+    let is_here = |entry: &IndexEntry| {
+        context
+            .layers
+            .get(&entry.layer)
+            .is_ok_and(|layer| *layer.name() == wanted)
+    };
     let mut seen = HashSet::new();
-    Ok(found.into_iter().flatten().filter(|entry| is_here(entry) && seen.insert(entry.path.clone())).collect())
+    Ok(found
+        .into_iter()
+        .flatten()
+        .filter(|entry| is_here(entry) && seen.insert(entry.path.clone()))
+        .collect())
 }
 
 /// A file that is not there may only be late (a slow mount), so the plan waits; after the last attempt
@@ -150,13 +183,20 @@ fn leave_out_missing(mut attempt: Attempt<'_>) -> Result<(Attempt<'_>, Vec<SetAs
         }
     }
     if !missing.is_empty() && attempt.plan.attempts < attempt.context.config.worker.max_attempts {
-        return Err(RunError::MissingInputs(missing.into_iter().map(|(_, file)| file).collect()));
+        return Err(RunError::MissingInputs(
+            missing.into_iter().map(|(_, file)| file).collect(),
+        ));
     }
     let set_aside: Vec<SetAside> = missing
         .into_iter()
-        .map(|(path, _)| SetAside { path, reason: "the file is not there".to_owned() })
+        .map(|(path, _)| SetAside {
+            path,
+            reason: "the file is not there".to_owned(),
+        })
         .collect();
-    attempt.sources.retain(|source| !set_aside.iter().any(|bad| bad.path == source.path));
+    attempt
+        .sources
+        .retain(|source| !set_aside.iter().any(|bad| bad.path == source.path));
     Ok((attempt, set_aside))
 }
 
@@ -176,7 +216,10 @@ async fn merge_and_publish(
     let staged = workspace.dir().join("merged.parquet");
     let report = loop {
         if attempt.sources.is_empty() {
-            return Ok(commit::nothing_but_set_aside(&attempt, std::mem::take(set_aside)));
+            return Ok(commit::nothing_but_set_aside(
+                &attempt,
+                std::mem::take(set_aside),
+            ));
         }
         let request = MergeRequest {
             inputs: attempt
@@ -185,18 +228,30 @@ async fn merge_and_publish(
                 .map(|source| attempt.layer.checked_file(table, &source.path))
                 .collect::<Result<_, _>>()?,
             output: staged.clone(),
-            scratch: scratch.as_ref().map_or(workspace.dir(), Workspace::dir).to_owned(),
-            options: attempt.context.config.table(table).merge_options(attempt.context.merge_budget_bytes()),
+            scratch: scratch
+                .as_ref()
+                .map_or(workspace.dir(), Workspace::dir)
+                .to_owned(),
+            options: attempt
+                .context
+                .config
+                .table(table)
+                .merge_options(attempt.context.merge_budget_bytes()),
         };
         match merge_on_thread(&attempt, request, control).await {
             Err(RunError::Merge(MergeError::BadInputs(bad))) if !bad.is_empty() => {
                 for input in &bad {
                     if let Some(source) = attempt.sources.get(input.index) {
-                        set_aside.push(SetAside { path: source.path.clone(), reason: input.reason.clone() });
+                        set_aside.push(SetAside {
+                            path: source.path.clone(),
+                            reason: input.reason.clone(),
+                        });
                     }
                 }
                 let before = attempt.sources.len();
-                attempt.sources.retain(|source| !set_aside.iter().any(|aside| aside.path == source.path));
+                attempt
+                    .sources
+                    .retain(|source| !set_aside.iter().any(|aside| aside.path == source.path));
                 if attempt.sources.len() == before {
                     return Err(MergeError::BadInputs(bad).into());
                 }
@@ -204,8 +259,13 @@ async fn merge_and_publish(
             other => break other?,
         }
     };
-    attempt.context.catalog.announce_output(claim, &attempt.output).await?;
-    let (layer, owned_table, output) = (attempt.layer.clone(), table.clone(), attempt.output.clone());
+    attempt
+        .context
+        .catalog
+        .announce_output(claim, &attempt.output)
+        .await?;
+    let (layer, owned_table, output) =
+        (attempt.layer.clone(), table.clone(), attempt.output.clone());
     // The workspace goes along, so that it outlives the staged file on every path.
     blocking(move || {
         let published = layer.publish(&staged, &owned_table, &output);
@@ -247,8 +307,12 @@ async fn merge_on_thread(
 }
 
 /// Runs file work where it may block.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| RunError::Panicked)
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RunError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| RunError::Panicked)
 }
 
 /// Ends an attempt that did not commit. Without a claim there is nothing to give back.

@@ -28,7 +28,10 @@ pub async fn merge_due(context: &Arc<WorkContext>, iteration: Iteration) -> Resu
 
 /// One claim for each due plan; others may have been faster, which is no error. Claimed plans are seen
 /// through even when a later claim fails.
-async fn claim_and_run(context: &Arc<WorkContext>, queues: &[MergeQueue]) -> Result<u64, WorkError> {
+async fn claim_and_run(
+    context: &Arc<WorkContext>,
+    queues: &[MergeQueue],
+) -> Result<u64, WorkError> {
     let mut claimed_count = 0;
     let mut failed = None;
     let mut running = JoinSet::new();
@@ -38,7 +41,11 @@ async fn claim_and_run(context: &Arc<WorkContext>, queues: &[MergeQueue]) -> Res
             permit = Arc::clone(&context.merge_permits).acquire_owned() => permit,
         };
         let Ok(permit) = permit else { break };
-        match context.catalog.claim_merge(queue, context.config.worker.lease).await {
+        match context
+            .catalog
+            .claim_merge(queue, context.config.worker.lease)
+            .await
+        {
             Ok(None) => {}
             Ok(Some(claim)) => {
                 claimed_count += 1;

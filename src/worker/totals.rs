@@ -63,7 +63,10 @@ impl Totals {
 
     /// Bytes of merged files, and of the files they became.
     pub fn bytes(&self) -> (u64, u64) {
-        (self.bytes_in.load(Ordering::Relaxed), self.bytes_out.load(Ordering::Relaxed))
+        (
+            self.bytes_in.load(Ordering::Relaxed),
+            self.bytes_out.load(Ordering::Relaxed),
+        )
     }
 
     /// Replaced files whose bytes are gone.

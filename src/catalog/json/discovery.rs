@@ -38,11 +38,21 @@ pub(super) enum FoundFile {
 /// cannot be read or named are passed over: they come up again when they can.
 pub(super) fn partitions(root: &Path) -> Result<Vec<FoundPartition>, CatalogError> {
     let mut found = Vec::new();
-    let databases = fs::read_dir(root).map_err(|source| CatalogError::Io { path: root.to_owned(), source })?;
+    let databases = fs::read_dir(root).map_err(|source| CatalogError::Io {
+        path: root.to_owned(),
+        source,
+    })?;
     for database in databases.flatten().filter(is_folder) {
-        for table in fs::read_dir(database.path()).into_iter().flatten().flatten().filter(is_folder) {
+        for table in fs::read_dir(database.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(is_folder)
+        {
             let names = (database.file_name(), table.file_name());
-            let (Some(database), Some(name)) = (names.0.to_str(), names.1.to_str()) else { continue };
+            let (Some(database), Some(name)) = (names.0.to_str(), names.1.to_str()) else {
+                continue;
+            };
             let data = table.path().join("data");
             if fs::symlink_metadata(&data).is_ok_and(|meta| meta.is_dir())
                 && let Ok(table) = TableRef::new(database, name)
@@ -56,11 +66,22 @@ pub(super) fn partitions(root: &Path) -> Result<Vec<FoundPartition>, CatalogErro
 }
 
 fn walk(table: &TableRef, folder: &Path, dir: &str, depth: usize, found: &mut Vec<FoundPartition>) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(is_folder) {
+    for entry in fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(is_folder)
+    {
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        let dir = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
-        let Ok(partition) = PartitionDir::parse(&dir) else { continue };
+        let dir = if dir.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{dir}/{name}")
+        };
+        let Ok(partition) = PartitionDir::parse(&dir) else {
+            continue;
+        };
         if depth > 1 {
             walk(table, &entry.path(), &dir, depth - 1, found);
         }
@@ -74,14 +95,21 @@ fn walk(table: &TableRef, folder: &Path, dir: &str, depth: usize, found: &mut Ve
 }
 
 fn is_folder(entry: &fs::DirEntry) -> bool {
-    entry.file_type().is_ok_and(|kind| kind.is_dir()) && !entry.file_name().to_string_lossy().starts_with('.')
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
+        && !entry.file_name().to_string_lossy().starts_with('.')
 }
 
 /// What lies in one partition folder, sorted by name. Hidden files and `metadata.json` do not count.
 pub(super) fn files(partition: &FoundPartition) -> Result<Vec<FoundFile>, CatalogError> {
-    let io = |source| CatalogError::Io { path: partition.folder.clone(), source };
+    let io = |source| CatalogError::Io {
+        path: partition.folder.clone(),
+        source,
+    };
     let mut found = Vec::new();
-    let mut entries = fs::read_dir(&partition.folder).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
+    let mut entries = fs::read_dir(&partition.folder)
+        .map_err(io)?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(io)?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let name = entry.file_name();

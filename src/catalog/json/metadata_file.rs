@@ -66,7 +66,11 @@ pub(super) fn stamp(dir: &Path) -> Option<Stamp> {
 }
 
 /// Reads a partition's file; an absent one is an empty partition.
-pub(super) fn read(dir: &Path, layer: &LayerName, table: &TableRef) -> Result<Metadata, CatalogError> {
+pub(super) fn read(
+    dir: &Path,
+    layer: &LayerName,
+    table: &TableRef,
+) -> Result<Metadata, CatalogError> {
     let path = dir.join(FILE_NAME);
     let malformed = |reason: String| CatalogError::Malformed {
         place: path.display().to_string(),
@@ -77,17 +81,25 @@ pub(super) fn read(dir: &Path, layer: &LayerName, table: &TableRef) -> Result<Me
         source,
     };
     match fs::symlink_metadata(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Metadata::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Metadata::default());
+        }
         Err(error) => return Err(io(error)),
         Ok(meta) if !meta.is_file() => return Err(malformed("not a plain file".to_owned())),
         Ok(meta) if meta.len() > FILE_BYTES_MAX => {
-            return Err(malformed(format!("{} bytes are more than 1 GiB", meta.len())));
+            return Err(malformed(format!(
+                "{} bytes are more than 1 GiB",
+                meta.len()
+            )));
         }
         Ok(_) => {}
     }
     let bytes = fs::read(&path).map_err(io)?;
-    let value: Value = serde_json::from_slice(&bytes)
-        .map_err(|error| malformed(format!("not JSON ({error}); the partition is left alone until it is mended")))?;
+    let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
+        malformed(format!(
+            "not JSON ({error}); the partition is left alone until it is mended"
+        ))
+    })?;
     let Value::Object(mut top) = value else {
         return Err(malformed("not a JSON object".to_owned()));
     };
@@ -105,9 +117,17 @@ pub(super) fn read(dir: &Path, layer: &LayerName, table: &TableRef) -> Result<Me
         }
     }
     for item in take_array(&mut top, "pending").map_err(&malformed)? {
-        metadata.pending.extend(item.as_str().and_then(|path| DataPath::parse(path).ok()));
+        metadata
+            .pending
+            .extend(item.as_str().and_then(|path| DataPath::parse(path).ok()));
     }
-    for computed in ["type", "parquet_size_bytes", "row_count", "min_time", "max_time"] {
+    for computed in [
+        "type",
+        "parquet_size_bytes",
+        "row_count",
+        "min_time",
+        "max_time",
+    ] {
         top.remove(computed);
     }
     metadata.extra = top;
@@ -115,7 +135,11 @@ pub(super) fn read(dir: &Path, layer: &LayerName, table: &TableRef) -> Result<Me
 }
 
 /// Writes aside, fsyncs, renames, fsyncs the folder: a crash leaves the old file or the new one.
-pub(super) fn replace(dir: &Path, table: &TableRef, metadata: &Metadata) -> Result<(), CatalogError> {
+pub(super) fn replace(
+    dir: &Path,
+    table: &TableRef,
+    metadata: &Metadata,
+) -> Result<(), CatalogError> {
     let path = dir.join(FILE_NAME);
     let aside = dir.join(TEMPORARY_NAME);
     let io = |source| CatalogError::Io {
@@ -150,14 +174,30 @@ fn to_text(table: &TableRef, metadata: &Metadata) -> Result<Vec<u8>, serde_json:
     top.entry("wal_sequence").or_insert_with(|| json!(0));
     let computed = [
         ("type", json!(table.table())),
-        ("parquet_size_bytes", json!(entries().map(|e| e.size_bytes).sum::<u64>())),
-        ("row_count", json!(entries().map(|e| e.row_count).sum::<u64>())),
-        ("min_time", json!(entries().map(|e| e.min_time_ns).min().unwrap_or(0))),
-        ("max_time", json!(entries().map(|e| e.max_time_ns).max().unwrap_or(0))),
+        (
+            "parquet_size_bytes",
+            json!(entries().map(|e| e.size_bytes).sum::<u64>()),
+        ),
+        (
+            "row_count",
+            json!(entries().map(|e| e.row_count).sum::<u64>()),
+        ),
+        (
+            "min_time",
+            json!(entries().map(|e| e.min_time_ns).min().unwrap_or(0)),
+        ),
+        (
+            "max_time",
+            json!(entries().map(|e| e.max_time_ns).max().unwrap_or(0)),
+        ),
         ("drop_queue", Value::Array(drops)),
         ("files", Value::Array(files)),
     ];
-    top.extend(computed.into_iter().map(|(key, value)| (key.to_owned(), value)));
+    top.extend(
+        computed
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value)),
+    );
     if !metadata.pending.is_empty() {
         let pending: Vec<&str> = metadata.pending.iter().map(DataPath::as_str).collect();
         top.insert("pending".to_owned(), json!(pending));
@@ -174,8 +214,22 @@ fn take_array(top: &mut Map<String, Value>, key: &str) -> Result<Vec<Value>, Str
 }
 
 const ENTRY_FIELDS: [&str; 16] = [
-    "id", "layer", "database", "table", "path", "size_bytes", "row_count", "chunk_time", "min_time", "max_time", "min",
-    "max", "writer_id", "added_at_s", "set_aside", "cmd",
+    "id",
+    "layer",
+    "database",
+    "table",
+    "path",
+    "size_bytes",
+    "row_count",
+    "chunk_time",
+    "min_time",
+    "max_time",
+    "min",
+    "max",
+    "writer_id",
+    "added_at_s",
+    "set_aside",
+    "cmd",
 ];
 
 /// `None` for anything that is not an entry of this table.
@@ -184,7 +238,13 @@ fn file_record(item: &Value, layer: &LayerName, table: &TableRef) -> Option<File
     let text = |key: &str| fields.get(key).and_then(Value::as_str);
     let number = |key: &str| fields.get(key).and_then(Value::as_i64);
     let unsigned = |key: &str| fields.get(key).and_then(Value::as_u64);
-    let object = |key: &str| fields.get(key).and_then(Value::as_object).cloned().unwrap_or_default();
+    let object = |key: &str| {
+        fields
+            .get(key)
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default()
+    };
     if text("database").is_some_and(|name| !name.is_empty() && name != table.database())
         || text("table").is_some_and(|name| !name.is_empty() && name != table.table())
     {
@@ -194,7 +254,8 @@ fn file_record(item: &Value, layer: &LayerName, table: &TableRef) -> Option<File
     Some(FileRecord {
         id: unsigned("id").unwrap_or(0),
         entry: IndexEntry {
-            layer: text("layer").map_or_else(|| Some(layer.clone()), |name| LayerName::parse(name).ok())?,
+            layer: text("layer")
+                .map_or_else(|| Some(layer.clone()), |name| LayerName::parse(name).ok())?,
             table: table.clone(),
             path: DataPath::parse(text("path")?).ok()?,
             size_bytes: unsigned("size_bytes")?,
@@ -237,7 +298,11 @@ fn file_value(record: &FileRecord) -> Value {
         ("writer_id", json!(entry.writer.as_str())),
         ("added_at_s", json!(record.added_at_s)),
     ];
-    fields.extend(known.into_iter().map(|(key, value)| (key.to_owned(), value)));
+    fields.extend(
+        known
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value)),
+    );
     if let Some(reason) = &record.set_aside {
         fields.insert("set_aside".to_owned(), json!(reason));
     }
@@ -263,7 +328,9 @@ fn drop_item(item: &Value, layer: &LayerName, table: &TableRef) -> Option<DropIt
         },
         writer: WriterId::parse(text("writer_id", "WriterID").unwrap_or_default()).ok()?,
         path: DataPath::parse(text("path", "Path")?).ok()?,
-        due_s: field("time_s", "TimeS").and_then(Value::as_i64).unwrap_or(0),
+        due_s: field("time_s", "TimeS")
+            .and_then(Value::as_i64)
+            .unwrap_or(0),
     })
 }
 
@@ -307,12 +374,16 @@ mod tests {
         assert_eq!(metadata.drop_queue[0].due_s, 5);
         replace(folder.path(), &table, &metadata).unwrap();
         assert_eq!(read(folder.path(), &layer, &table).unwrap(), metadata);
-        let written: Value = serde_json::from_slice(&fs::read(folder.path().join(FILE_NAME)).unwrap()).unwrap();
+        let written: Value =
+            serde_json::from_slice(&fs::read(folder.path().join(FILE_NAME)).unwrap()).unwrap();
         assert_eq!(written["colour"], "green");
         assert_eq!(written["files"][0]["shape"], json!([1, 2]));
         assert_eq!(written["files"][0]["max"]["big"], json!(i64::MAX));
         assert_eq!(written["files"][1], json!({"path": "not a data path"}));
-        assert_eq!(written["drop_queue"][1], json!({"id": "2", "path": "../escape.1.parquet"}));
+        assert_eq!(
+            written["drop_queue"][1],
+            json!({"id": "2", "path": "../escape.1.parquet"})
+        );
         assert!(!folder.path().join(TEMPORARY_NAME).exists());
     }
 
@@ -321,8 +392,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(FILE_NAME), "{\"files\": [").unwrap();
         let table = TableRef::new("db", "cpu").unwrap();
-        let error = read(folder.path(), &LayerName::default(), &table).unwrap_err().to_string();
+        let error = read(folder.path(), &LayerName::default(), &table)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("not JSON"), "{error}");
-        assert_eq!(fs::read_to_string(folder.path().join(FILE_NAME)).unwrap(), "{\"files\": [");
+        assert_eq!(
+            fs::read_to_string(folder.path().join(FILE_NAME)).unwrap(),
+            "{\"files\": ["
+        );
     }
 }

@@ -23,10 +23,12 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use self::partition::Partition;
-use super::{Catalog, CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths, Refreshed};
+use super::{
+    Catalog, CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths, Refreshed,
+};
 use crate::model::{
-    ClaimedDrop, ClaimedMerge, DataPath, DropItem, IndexEntry, Iteration, LayerName, Lease, MergePlan, MergeQueue,
-    PartitionDir, TableRef,
+    ClaimedDrop, ClaimedMerge, DataPath, DropItem, IndexEntry, Iteration, LayerName, Lease,
+    MergePlan, MergeQueue, PartitionDir, TableRef,
 };
 
 /// A delete asked for by a writer waits this long, as in the Redis scripts.
@@ -83,7 +85,10 @@ impl JsonCatalog {
         policy: Arc<Policy>,
         probe: Probe,
     ) -> Result<Self, CatalogError> {
-        let locks = layers.iter().map(|(_, root)| lock(root)).collect::<Result<Vec<_>, _>>()?;
+        let locks = layers
+            .iter()
+            .map(|(_, root)| lock(root))
+            .collect::<Result<Vec<_>, _>>()?;
         Self::load(layers, policy, probe, locks, false).await
     }
 
@@ -125,16 +130,29 @@ impl JsonCatalog {
         work: impl FnOnce(&Inner) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
         let inner = Arc::clone(&self.inner);
-        tokio::task::spawn_blocking(move || work(&inner)).await.unwrap_or_else(|error| {
-            Err(CatalogError::Unavailable { context: "embedded catalog".to_owned(), reason: error.to_string() })
-        })
+        tokio::task::spawn_blocking(move || work(&inner))
+            .await
+            .unwrap_or_else(|error| {
+                Err(CatalogError::Unavailable {
+                    context: "embedded catalog".to_owned(),
+                    reason: error.to_string(),
+                })
+            })
     }
 }
 
 fn lock(root: &Path) -> Result<File, CatalogError> {
     let path = root.join(LOCK_NAME);
-    let io = |source| CatalogError::Io { path: path.clone(), source };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io)?;
+    let io = |source| CatalogError::Io {
+        path: path.clone(),
+        source,
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(io)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(CatalogError::Locked { path }),
@@ -143,7 +161,9 @@ fn lock(root: &Path) -> Result<File, CatalogError> {
 }
 
 fn now_s() -> i64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
 }
 
@@ -163,15 +183,26 @@ impl Inner {
             "" => self.layers.first(),
             _ => self.layers.iter().find(|(layer, _)| layer == name),
         };
-        found.map(|(layer, root)| (layer, root.as_path())).ok_or_else(|| CatalogError::Refused {
-            context: format!("layer {:?}", name.as_str()),
-            reason: "no such layer is configured".to_owned(),
-        })
+        found
+            .map(|(layer, root)| (layer, root.as_path()))
+            .ok_or_else(|| CatalogError::Refused {
+                context: format!("layer {:?}", name.as_str()),
+                reason: "no such layer is configured".to_owned(),
+            })
     }
 
-    fn folder(&self, table: &TableRef, dir: &PartitionDir, layer: &LayerName) -> Result<PathBuf, CatalogError> {
+    fn folder(
+        &self,
+        table: &TableRef,
+        dir: &PartitionDir,
+        layer: &LayerName,
+    ) -> Result<PathBuf, CatalogError> {
         let (_, root) = self.layer(layer)?;
-        Ok(root.join(table.database()).join(table.table()).join("data").join(dir.as_str()))
+        Ok(root
+            .join(table.database())
+            .join(table.table())
+            .join("data")
+            .join(dir.as_str()))
     }
 
     /// Runs `work` on a partition, loading it first if it is new.
@@ -187,24 +218,40 @@ impl Inner {
         let mut partitions = guard(&self.partitions);
         if !partitions.contains_key(&key) {
             let folder = self.folder(table, dir, &layer)?;
-            let partition = Partition::load(layer, table.clone(), dir.clone(), folder, self.is_read_only)?;
+            let partition =
+                Partition::load(layer, table.clone(), dir.clone(), folder, self.is_read_only)?;
             partitions.insert(key.clone(), partition);
         }
         match partitions.get_mut(&key) {
             Some(partition) => work(partition),
-            None => Err(CatalogError::Malformed { place: dir.to_string(), reason: "partition vanished".to_owned() }),
+            None => Err(CatalogError::Malformed {
+                place: dir.to_string(),
+                reason: "partition vanished".to_owned(),
+            }),
         }
     }
 
     fn batch(&self, add: &[IndexEntry], remove: &[IndexEntry]) -> Result<(), CatalogError> {
         let mut changes: BTreeMap<PartitionKey, (Vec<IndexEntry>, Vec<DataPath>)> = BTreeMap::new();
-        for (entry, is_added) in add.iter().map(|e| (e, true)).chain(remove.iter().map(|e| (e, false))) {
+        for (entry, is_added) in add
+            .iter()
+            .map(|e| (e, true))
+            .chain(remove.iter().map(|e| (e, false)))
+        {
             let layer = self.layer(&entry.layer)?.0.clone();
-            let (adds, removes) = changes.entry((entry.table.clone(), entry.path.dir(), layer)).or_default();
-            if is_added { adds.push(entry.clone()) } else { removes.push(entry.path.clone()) }
+            let (adds, removes) = changes
+                .entry((entry.table.clone(), entry.path.dir(), layer))
+                .or_default();
+            if is_added {
+                adds.push(entry.clone())
+            } else {
+                removes.push(entry.path.clone())
+            }
         }
         for ((table, dir, layer), (adds, removes)) in changes {
-            self.with_partition(&table, &dir, &layer, |p| p.batch(&adds, &removes, now_s(), WRITER_DROP_DELAY_S))?;
+            self.with_partition(&table, &dir, &layer, |p| {
+                p.batch(&adds, &removes, now_s(), WRITER_DROP_DELAY_S)
+            })?;
         }
         Ok(())
     }
@@ -224,13 +271,20 @@ fn on_queue<T>(
 
 fn lease_for(token: &str, lease: Duration) -> Lease {
     let seconds = i64::try_from(lease.as_secs()).unwrap_or(i64::MAX);
-    Lease { token: token.to_owned(), expires_at_s: now_s().saturating_add(seconds) }
+    Lease {
+        token: token.to_owned(),
+        expires_at_s: now_s().saturating_add(seconds),
+    }
 }
 
 #[async_trait]
 impl Catalog for JsonCatalog {
     fn set_policy(&self, policy: Arc<Policy>) {
-        *self.inner.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+        *self
+            .inner
+            .policy
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
     async fn ping(&self) -> Result<(), CatalogError> {
@@ -239,25 +293,47 @@ impl Catalog for JsonCatalog {
 
     async fn tables(&self) -> Result<Vec<TableRef>, CatalogError> {
         let partitions = guard(&self.inner.partitions);
-        let with_files = partitions.values().filter(|partition| partition.entries().next().is_some());
-        Ok(with_files.map(|partition| partition.table.clone()).collect::<BTreeSet<_>>().into_iter().collect())
+        let with_files = partitions
+            .values()
+            .filter(|partition| partition.entries().next().is_some());
+        Ok(with_files
+            .map(|partition| partition.table.clone())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect())
     }
 
-    async fn entries(&self, table: &TableRef, filter: &EntryFilter) -> Result<Vec<IndexEntry>, CatalogError> {
+    async fn entries(
+        &self,
+        table: &TableRef,
+        filter: &EntryFilter,
+    ) -> Result<Vec<IndexEntry>, CatalogError> {
         let partitions = guard(&self.inner.partitions);
-        let wanted = partitions.values().filter(|partition| partition.table == *table);
-        let mut entries: Vec<IndexEntry> =
-            wanted.flat_map(Partition::entries).filter(|entry| filter.matches(entry)).cloned().collect();
+        let wanted = partitions
+            .values()
+            .filter(|partition| partition.table == *table);
+        let mut entries: Vec<IndexEntry> = wanted
+            .flat_map(Partition::entries)
+            .filter(|entry| filter.matches(entry))
+            .cloned()
+            .collect();
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(entries)
     }
 
-    async fn resolve(&self, table: &TableRef, paths: &[DataPath]) -> Result<Vec<Option<IndexEntry>>, CatalogError> {
+    async fn resolve(
+        &self,
+        table: &TableRef,
+        paths: &[DataPath],
+    ) -> Result<Vec<Option<IndexEntry>>, CatalogError> {
         let partitions = guard(&self.inner.partitions);
         let find = |path: &DataPath| {
             let dir = path.dir();
             self.inner.layers.iter().find_map(|(layer, _)| {
-                partitions.get(&(table.clone(), dir.clone(), layer.clone()))?.entry(path).cloned()
+                partitions
+                    .get(&(table.clone(), dir.clone(), layer.clone()))?
+                    .entry(path)
+                    .cloned()
             })
         };
         Ok(paths.iter().map(find).collect())
@@ -272,46 +348,91 @@ impl Catalog for JsonCatalog {
         self.blocking(refresh::refresh).await
     }
 
-    async fn due_merges(&self, iteration: Iteration, limit: usize) -> Result<Vec<MergePlan>, CatalogError> {
+    async fn due_merges(
+        &self,
+        iteration: Iteration,
+        limit: usize,
+    ) -> Result<Vec<MergePlan>, CatalogError> {
         let policy = self.inner.policy();
         let now_s = now_s();
         let partitions = guard(&self.inner.partitions);
-        let mut due: Vec<MergePlan> =
-            partitions.values().flat_map(|partition| partition.due_merges(iteration, &policy, now_s)).collect();
+        let mut due: Vec<MergePlan> = partitions
+            .values()
+            .flat_map(|partition| partition.due_merges(iteration, &policy, now_s))
+            .collect();
         due.sort_by_key(|plan| plan.due_s);
         due.truncate(limit);
         Ok(due)
     }
 
-    async fn claim_merge(&self, queue: &MergeQueue, lease: Duration) -> Result<Option<ClaimedMerge>, CatalogError> {
+    async fn claim_merge(
+        &self,
+        queue: &MergeQueue,
+        lease: Duration,
+    ) -> Result<Option<ClaimedMerge>, CatalogError> {
         let policy = self.inner.policy();
-        let plan =
-            on_queue(&self.inner, queue, |partition| Ok(partition.claim(queue, &policy, now_s(), lease)))?;
-        Ok(plan.map(|plan| ClaimedMerge { lease: lease_for(plan.id.as_str(), lease), plan }))
+        let plan = on_queue(&self.inner, queue, |partition| {
+            Ok(partition.claim(queue, &policy, now_s(), lease))
+        })?;
+        Ok(plan.map(|plan| ClaimedMerge {
+            lease: lease_for(plan.id.as_str(), lease),
+            plan,
+        }))
     }
 
-    async fn renew_merge(&self, claim: &ClaimedMerge, lease: Duration) -> Result<Lease, CatalogError> {
+    async fn renew_merge(
+        &self,
+        claim: &ClaimedMerge,
+        lease: Duration,
+    ) -> Result<Lease, CatalogError> {
         let token = &claim.lease.token;
-        if on_queue(&self.inner, &claim.plan.queue, |partition| Ok(partition.renew(token, lease)))? {
+        if on_queue(&self.inner, &claim.plan.queue, |partition| {
+            Ok(partition.renew(token, lease))
+        })? {
             Ok(lease_for(token, lease))
         } else {
-            Err(CatalogError::LeaseLost { what: claim.plan.queue.to_string() })
+            Err(CatalogError::LeaseLost {
+                what: claim.plan.queue.to_string(),
+            })
         }
     }
 
-    async fn announce_output(&self, claim: &ClaimedMerge, output: &DataPath) -> Result<(), CatalogError> {
-        let (queue, token, output) = (claim.plan.queue.clone(), claim.lease.token.clone(), output.clone());
+    async fn announce_output(
+        &self,
+        claim: &ClaimedMerge,
+        output: &DataPath,
+    ) -> Result<(), CatalogError> {
+        let (queue, token, output) = (
+            claim.plan.queue.clone(),
+            claim.lease.token.clone(),
+            output.clone(),
+        );
         self.blocking(move |inner| {
-            guard(&inner.announced).entry(token.clone()).or_default().push(output.clone());
-            on_queue(inner, &queue, |partition| partition.announce(&token, &output))
+            guard(&inner.announced)
+                .entry(token.clone())
+                .or_default()
+                .push(output.clone());
+            on_queue(inner, &queue, |partition| {
+                partition.announce(&token, &output)
+            })
         })
         .await
     }
 
-    async fn commit_merge(&self, claim: &ClaimedMerge, commit: &MergeCommit) -> Result<CommitOutcome, CatalogError> {
-        let (queue, token, commit) = (claim.plan.queue.clone(), claim.lease.token.clone(), commit.clone());
+    async fn commit_merge(
+        &self,
+        claim: &ClaimedMerge,
+        commit: &MergeCommit,
+    ) -> Result<CommitOutcome, CatalogError> {
+        let (queue, token, commit) = (
+            claim.plan.queue.clone(),
+            claim.lease.token.clone(),
+            commit.clone(),
+        );
         self.blocking(move |inner| {
-            let outcome = on_queue(inner, &queue, |partition| partition.commit(&token, &commit, now_s()))?;
+            let outcome = on_queue(inner, &queue, |partition| {
+                partition.commit(&token, &commit, now_s())
+            })?;
             if outcome == CommitOutcome::Committed {
                 inner.take_announced(&token);
             }
@@ -320,25 +441,41 @@ impl Catalog for JsonCatalog {
         .await
     }
 
-    async fn release_merge(&self, claim: &ClaimedMerge, delay: Duration) -> Result<(), CatalogError> {
+    async fn release_merge(
+        &self,
+        claim: &ClaimedMerge,
+        delay: Duration,
+    ) -> Result<(), CatalogError> {
         let (queue, token) = (claim.plan.queue.clone(), claim.lease.token.clone());
         self.blocking(move |inner| {
             let removed = inner.take_announced(&token);
-            on_queue(inner, &queue, |partition| partition.release(&token, &removed, delay))
+            on_queue(inner, &queue, |partition| {
+                partition.release(&token, &removed, delay)
+            })
         })
         .await
     }
 
     async fn fail_merge(&self, claim: &ClaimedMerge, reason: &str) -> Result<(), CatalogError> {
-        let (queue, token, reason) = (claim.plan.queue.clone(), claim.lease.token.clone(), reason.to_owned());
+        let (queue, token, reason) = (
+            claim.plan.queue.clone(),
+            claim.lease.token.clone(),
+            reason.to_owned(),
+        );
         self.blocking(move |inner| {
             let removed = inner.take_announced(&token);
-            on_queue(inner, &queue, |partition| partition.fail(&token, &removed, &reason))
+            on_queue(inner, &queue, |partition| {
+                partition.fail(&token, &removed, &reason)
+            })
         })
         .await
     }
 
-    async fn claim_drops(&self, limit: usize, lease: Duration) -> Result<Vec<ClaimedDrop>, CatalogError> {
+    async fn claim_drops(
+        &self,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedDrop>, CatalogError> {
         let policy = self.inner.policy();
         let mut claimed = Vec::new();
         for partition in guard(&self.inner.partitions).values_mut() {
@@ -362,7 +499,9 @@ impl Catalog for JsonCatalog {
         }
         self.blocking(move |inner| {
             for ((table, dir, layer), paths) in by_partition {
-                inner.with_partition(&table, &dir, &layer, |partition| partition.finish_drops(&paths))?;
+                inner.with_partition(&table, &dir, &layer, |partition| {
+                    partition.finish_drops(&paths)
+                })?;
             }
             Ok(())
         })
@@ -371,10 +510,11 @@ impl Catalog for JsonCatalog {
 
     async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError> {
         let item = &claim.item;
-        self.inner.with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
-            partition.release_drop(&item.path, delay);
-            Ok(())
-        })
+        self.inner
+            .with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
+                partition.release_drop(&item.path, delay);
+                Ok(())
+            })
     }
 
     fn close(&self) {

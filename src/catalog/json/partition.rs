@@ -11,7 +11,10 @@ use std::{
 
 use crate::{
     catalog::{CatalogError, CommitOutcome, MergeCommit, Policy},
-    model::{DataPath, DropItem, IndexEntry, Iteration, LayerName, MergePlan, MergeQueue, PartitionDir, PlanId, TableRef},
+    model::{
+        DataPath, DropItem, IndexEntry, Iteration, LayerName, MergePlan, MergeQueue, PartitionDir,
+        PlanId, TableRef,
+    },
 };
 
 use super::{
@@ -94,7 +97,8 @@ impl Partition {
         self.reload_if_changed()?;
         let mut next = self.metadata.clone();
         apply(&mut next);
-        next.drop_queue.retain(|drop| !self.finished_drops.contains(&drop.path));
+        next.drop_queue
+            .retain(|drop| !self.finished_drops.contains(&drop.path));
         if next == self.metadata {
             return Ok(());
         }
@@ -126,7 +130,11 @@ impl Partition {
     }
 
     pub(super) fn set_aside_count(&self) -> usize {
-        self.metadata.files.iter().filter(|record| record.set_aside.is_some()).count()
+        self.metadata
+            .files
+            .iter()
+            .filter(|record| record.set_aside.is_some())
+            .count()
     }
 
     pub(super) fn entry(&self, path: &DataPath) -> Option<&IndexEntry> {
@@ -154,14 +162,29 @@ impl Partition {
     ) -> Result<(), CatalogError> {
         let layer = self.layer.clone();
         self.change(|metadata| {
-            let mut next_id = metadata.files.iter().map(|record| record.id).max().unwrap_or(0) + 1;
+            let mut next_id = metadata
+                .files
+                .iter()
+                .map(|record| record.id)
+                .max()
+                .unwrap_or(0)
+                + 1;
             for entry in add {
                 let mut entry = entry.clone();
                 entry.layer.clone_from(&layer);
-                match metadata.files.iter_mut().find(|record| record.entry.path == entry.path) {
+                match metadata
+                    .files
+                    .iter_mut()
+                    .find(|record| record.entry.path == entry.path)
+                {
                     Some(record) => record.entry = entry,
                     None => {
-                        metadata.files.push(FileRecord { id: next_id, entry, added_at_s: now_s, set_aside: None });
+                        metadata.files.push(FileRecord {
+                            id: next_id,
+                            entry,
+                            added_at_s: now_s,
+                            set_aside: None,
+                        });
                         next_id += 1;
                     }
                 }
@@ -172,7 +195,12 @@ impl Partition {
 
     /// Outputs of merges that a crash interrupted: nobody else knows these names.
     pub(super) fn orphans(&self) -> Vec<DataPath> {
-        self.metadata.pending.iter().filter(|path| self.entry(path).is_none()).cloned().collect()
+        self.metadata
+            .pending
+            .iter()
+            .filter(|path| self.entry(path).is_none())
+            .cloned()
+            .collect()
     }
 
     pub(super) fn forget_pending(&mut self, paths: &[DataPath]) -> Result<(), CatalogError> {
@@ -180,14 +208,27 @@ impl Partition {
     }
 
     fn plans(&self, policy: &Policy, now: Instant) -> Vec<PlannedMerge> {
-        let taken: HashSet<&DataPath> =
-            self.claims.values().filter(|claim| claim.expires_at > now).flat_map(|claim| &claim.paths).collect();
+        let taken: HashSet<&DataPath> = self
+            .claims
+            .values()
+            .filter(|claim| claim.expires_at > now)
+            .flat_map(|claim| &claim.paths)
+            .collect();
         planner::plan(&self.metadata.files, policy, |path| {
-            taken.contains(path) || self.retries.get(path).is_some_and(|retry| retry.not_before > now)
+            taken.contains(path)
+                || self
+                    .retries
+                    .get(path)
+                    .is_some_and(|retry| retry.not_before > now)
         })
     }
 
-    pub(super) fn due_merges(&self, iteration: Iteration, policy: &Policy, now_s: i64) -> Vec<MergePlan> {
+    pub(super) fn due_merges(
+        &self,
+        iteration: Iteration,
+        policy: &Policy,
+        now_s: i64,
+    ) -> Vec<MergePlan> {
         self.plans(policy, Instant::now())
             .into_iter()
             .filter(|plan| plan.iteration == iteration && plan.due_s <= now_s)
@@ -197,7 +238,13 @@ impl Partition {
 
     pub(super) fn idle_and_claimed_counts(&self, policy: &Policy) -> (usize, usize) {
         let now = Instant::now();
-        (self.plans(policy, now).len(), self.claims.values().filter(|claim| claim.expires_at > now).count())
+        (
+            self.plans(policy, now).len(),
+            self.claims
+                .values()
+                .filter(|claim| claim.expires_at > now)
+                .count(),
+        )
     }
 
     fn merge_plan(&self, plan: PlannedMerge, attempts: u32) -> MergePlan {
@@ -228,19 +275,32 @@ impl Partition {
     ) -> Option<MergePlan> {
         let now = Instant::now();
         self.claims.retain(|_, claim| claim.expires_at > now);
-        let planned = self
-            .plans(policy, now)
-            .into_iter()
-            .find(|plan| plan.iteration == queue.iteration && plan.writer == queue.writer && plan.due_s <= now_s)?;
-        let attempts =
-            1 + planned.paths.iter().filter_map(|path| self.retries.get(path)).map(|r| r.attempts).max().unwrap_or(0);
+        let planned = self.plans(policy, now).into_iter().find(|plan| {
+            plan.iteration == queue.iteration && plan.writer == queue.writer && plan.due_s <= now_s
+        })?;
+        let attempts = 1 + planned
+            .paths
+            .iter()
+            .filter_map(|path| self.retries.get(path))
+            .map(|r| r.attempts)
+            .max()
+            .unwrap_or(0);
         for path in &planned.paths {
-            self.retries.insert(path.clone(), Retry { attempts, not_before: now });
+            self.retries.insert(
+                path.clone(),
+                Retry {
+                    attempts,
+                    not_before: now,
+                },
+            );
         }
         let plan = self.merge_plan(planned, attempts);
         self.claims.insert(
             plan.id.as_str().to_owned(),
-            Claim { paths: plan.paths.clone(), expires_at: now + lease },
+            Claim {
+                paths: plan.paths.clone(),
+                expires_at: now + lease,
+            },
         );
         Some(plan)
     }
@@ -248,7 +308,11 @@ impl Partition {
     /// False when the claim was lost.
     pub(super) fn renew(&mut self, token: &str, lease: Duration) -> bool {
         let now = Instant::now();
-        match self.claims.get_mut(token).filter(|claim| claim.expires_at > now) {
+        match self
+            .claims
+            .get_mut(token)
+            .filter(|claim| claim.expires_at > now)
+        {
             Some(claim) => {
                 claim.expires_at = now + lease;
                 true
@@ -258,12 +322,16 @@ impl Partition {
     }
 
     fn holds(&self, token: &str) -> bool {
-        self.claims.get(token).is_some_and(|claim| claim.expires_at > Instant::now())
+        self.claims
+            .get(token)
+            .is_some_and(|claim| claim.expires_at > Instant::now())
     }
 
     pub(super) fn announce(&mut self, token: &str, output: &DataPath) -> Result<(), CatalogError> {
         if !self.holds(token) {
-            return Err(CatalogError::LeaseLost { what: output.to_string() });
+            return Err(CatalogError::LeaseLost {
+                what: output.to_string(),
+            });
         }
         self.change(|metadata| {
             if !metadata.pending.contains(output) {
@@ -282,22 +350,41 @@ impl Partition {
             return Ok(CommitOutcome::LeaseLost);
         }
         self.reload_if_changed()?;
-        if let Some(gone) = commit.sources.iter().find(|path| self.entry(path).is_none()) {
+        if let Some(gone) = commit
+            .sources
+            .iter()
+            .find(|path| self.entry(path).is_none())
+        {
             return Ok(CommitOutcome::SourceGone(gone.to_string()));
         }
-        if commit.output.as_ref().is_some_and(|output| self.entry(&output.path).is_some()) {
+        if commit
+            .output
+            .as_ref()
+            .is_some_and(|output| self.entry(&output.path).is_some())
+        {
             return Ok(CommitOutcome::OutputExists);
         }
         let due_s = now_s.saturating_add(i64::try_from(commit.grace.as_secs()).unwrap_or(i64::MAX));
         let layer = self.layer.clone();
         self.change(|metadata| {
-            let id = metadata.files.iter().map(|record| record.id).max().unwrap_or(0) + 1;
+            let id = metadata
+                .files
+                .iter()
+                .map(|record| record.id)
+                .max()
+                .unwrap_or(0)
+                + 1;
             remove_files(metadata, &commit.sources, due_s);
             if let Some(output) = &commit.output {
                 metadata.pending.retain(|path| *path != output.path);
                 let mut entry = output.clone();
                 entry.layer = layer;
-                metadata.files.push(FileRecord { id, entry, added_at_s: now_s, set_aside: None });
+                metadata.files.push(FileRecord {
+                    id,
+                    entry,
+                    added_at_s: now_s,
+                    set_aside: None,
+                });
             }
             for bad in &commit.set_aside {
                 set_aside(metadata, &bad.path, &bad.reason);
@@ -308,28 +395,51 @@ impl Partition {
     }
 
     /// Frees the files of a claim after `delay`; the caller has removed an announced output.
-    pub(super) fn release(&mut self, token: &str, output_removed: &[DataPath], delay: Duration) -> Result<(), CatalogError> {
+    pub(super) fn release(
+        &mut self,
+        token: &str,
+        output_removed: &[DataPath],
+        delay: Duration,
+    ) -> Result<(), CatalogError> {
         self.end_claim(token, Some(delay));
         self.forget_pending(output_removed)
     }
 
-    pub(super) fn fail(&mut self, token: &str, output_removed: &[DataPath], reason: &str) -> Result<(), CatalogError> {
+    pub(super) fn fail(
+        &mut self,
+        token: &str,
+        output_removed: &[DataPath],
+        reason: &str,
+    ) -> Result<(), CatalogError> {
         if !self.holds(token) {
-            return Err(CatalogError::LeaseLost { what: self.dir.to_string() });
+            return Err(CatalogError::LeaseLost {
+                what: self.dir.to_string(),
+            });
         }
-        let paths = self.claims.get(token).map(|claim| claim.paths.clone()).unwrap_or_default();
+        let paths = self
+            .claims
+            .get(token)
+            .map(|claim| claim.paths.clone())
+            .unwrap_or_default();
         self.change(|metadata| {
             for path in &paths {
                 set_aside(metadata, path, reason);
             }
-            metadata.pending.retain(|path| !output_removed.contains(path));
+            metadata
+                .pending
+                .retain(|path| !output_removed.contains(path));
         })?;
         self.end_claim(token, None);
         Ok(())
     }
 
     fn end_claim(&mut self, token: &str, retry_after: Option<Duration>) {
-        for path in self.claims.remove(token).into_iter().flat_map(|claim| claim.paths) {
+        for path in self
+            .claims
+            .remove(token)
+            .into_iter()
+            .flat_map(|claim| claim.paths)
+        {
             match (retry_after, self.retries.get_mut(&path)) {
                 (Some(delay), Some(retry)) => retry.not_before = Instant::now() + delay,
                 _ => {
@@ -341,7 +451,13 @@ impl Partition {
 
     /// Due deletes that are not handed out, oldest first. Those of files that an entry names are left out by
     /// the caller's own question to the index.
-    pub(super) fn claim_drops(&mut self, limit: usize, now_s: i64, lease: Duration, policy: &Policy) -> Vec<DropItem> {
+    pub(super) fn claim_drops(
+        &mut self,
+        limit: usize,
+        now_s: i64,
+        lease: Duration,
+        policy: &Policy,
+    ) -> Vec<DropItem> {
         let now = Instant::now();
         self.claims.retain(|_, claim| claim.expires_at > now);
         let due: Vec<DropItem> = self
@@ -349,13 +465,23 @@ impl Partition {
             .drop_queue
             .iter()
             .filter(|drop| drop.due_s <= now_s && policy.serves(&drop.writer))
-            .filter(|drop| !self.finished_drops.contains(&drop.path) && !self.claims.contains_key(drop.path.as_str()))
-            .filter(|drop| self.retries.get(&drop.path).is_none_or(|retry| retry.not_before <= now))
+            .filter(|drop| {
+                !self.finished_drops.contains(&drop.path)
+                    && !self.claims.contains_key(drop.path.as_str())
+            })
+            .filter(|drop| {
+                self.retries
+                    .get(&drop.path)
+                    .is_none_or(|retry| retry.not_before <= now)
+            })
             .take(limit)
             .cloned()
             .collect();
         for drop in &due {
-            let claim = Claim { paths: vec![drop.path.clone()], expires_at: now + lease };
+            let claim = Claim {
+                paths: vec![drop.path.clone()],
+                expires_at: now + lease,
+            };
             self.claims.insert(drop.path.as_str().to_owned(), claim);
         }
         due
@@ -370,14 +496,28 @@ impl Partition {
     }
 
     pub(super) fn release_drop(&mut self, path: &DataPath, delay: Duration) {
-        self.retries.insert(path.clone(), Retry { attempts: 1, not_before: Instant::now() });
+        self.retries.insert(
+            path.clone(),
+            Retry {
+                attempts: 1,
+                not_before: Instant::now(),
+            },
+        );
         self.end_claim(path.as_str(), Some(delay));
     }
 
     pub(super) fn drop_counts(&self) -> (usize, usize) {
-        let all = self.metadata.drop_queue.len() - self.finished_drops.len().min(self.metadata.drop_queue.len());
-        let claimed =
-            self.metadata.drop_queue.iter().filter(|drop| self.claims.contains_key(drop.path.as_str())).count();
+        let all = self.metadata.drop_queue.len()
+            - self
+                .finished_drops
+                .len()
+                .min(self.metadata.drop_queue.len());
+        let claimed = self
+            .metadata
+            .drop_queue
+            .iter()
+            .filter(|drop| self.claims.contains_key(drop.path.as_str()))
+            .count();
         (all - claimed.min(all), claimed)
     }
 }
@@ -405,7 +545,11 @@ fn remove_files(metadata: &mut Metadata, paths: &[DataPath], due_s: i64) {
 }
 
 fn set_aside(metadata: &mut Metadata, path: &DataPath, reason: &str) {
-    if let Some(record) = metadata.files.iter_mut().find(|record| record.entry.path == *path) {
+    if let Some(record) = metadata
+        .files
+        .iter_mut()
+        .find(|record| record.entry.path == *path)
+    {
         record.set_aside = Some(reason.to_owned());
     }
 }

@@ -21,22 +21,35 @@ pub(super) struct PlannedMerge {
 /// Groups the files of one partition as the Redis scripts do: in the order of registration,
 /// a file joins the last plan of its iteration and writer while the sum stays within the level's
 /// size; a plan is due `timeout` after its first file. `is_taken` leaves files out.
-pub(super) fn plan(files: &[FileRecord], policy: &Policy, is_taken: impl Fn(&DataPath) -> bool) -> Vec<PlannedMerge> {
+pub(super) fn plan(
+    files: &[FileRecord],
+    policy: &Policy,
+    is_taken: impl Fn(&DataPath) -> bool,
+) -> Vec<PlannedMerge> {
     let mut plans: Vec<PlannedMerge> = Vec::new();
     let mut ordered: Vec<&FileRecord> = files
         .iter()
-        .filter(|file| file.set_aside.is_none() && policy.serves(&file.entry.writer) && !is_taken(&file.entry.path))
+        .filter(|file| {
+            file.set_aside.is_none()
+                && policy.serves(&file.entry.writer)
+                && !is_taken(&file.entry.path)
+        })
         .collect();
     ordered.sort_by_key(|file| (file.added_at_s, file.id));
     for file in ordered {
         let iteration = file.entry.path.iteration();
-        let Some(level) = policy.level(iteration) else { continue };
+        let Some(level) = policy.level(iteration) else {
+            continue;
+        };
         let open = plans
             .iter_mut()
             .rev()
             .find(|plan| plan.iteration == iteration && plan.writer == file.entry.writer);
         match open {
-            Some(plan) if plan.size_bytes.saturating_add(file.entry.size_bytes) <= level.max_size_bytes => {
+            Some(plan)
+                if plan.size_bytes.saturating_add(file.entry.size_bytes)
+                    <= level.max_size_bytes =>
+            {
                 plan.paths.push(file.entry.path.clone());
                 plan.size_bytes += file.entry.size_bytes;
             }
@@ -92,24 +105,45 @@ mod tests {
             timeout: Duration::from_secs(10),
             max_size_bytes,
         };
-        Policy { levels: vec![level(1, 100), level(2, 1000)], layers: vec![], writers: None }
+        Policy {
+            levels: vec![level(1, 100), level(2, 1000)],
+            layers: vec![],
+            writers: None,
+        }
     }
 
     #[test]
     fn a_plan_is_filled_to_its_size_and_due_after_its_first_file() {
-        let files = [file("a.1", 60, 5), file("b.1", 40, 6), file("c.1", 1, 7), file("d.2", 999, 8), file("e.3", 1, 9)];
+        let files = [
+            file("a.1", 60, 5),
+            file("b.1", 40, 6),
+            file("c.1", 1, 7),
+            file("d.2", 999, 8),
+            file("e.3", 1, 9),
+        ];
         let plans = plan(&files, &policy(), |_| false);
-        let shapes: Vec<(u32, usize, u64, i64)> =
-            plans.iter().map(|p| (p.iteration.0, p.paths.len(), p.size_bytes, p.due_s)).collect();
+        let shapes: Vec<(u32, usize, u64, i64)> = plans
+            .iter()
+            .map(|p| (p.iteration.0, p.paths.len(), p.size_bytes, p.due_s))
+            .collect();
         assert_eq!(shapes, [(1, 2, 100, 15), (1, 1, 1, 17), (2, 1, 999, 18)]);
     }
 
     #[test]
-    fn a_file_larger_than_the_level_stands_alone_and_taken_or_set_aside_files_do_not_stand_at_all() {
-        let mut files = vec![file("a.1", 500, 5), file("b.1", 40, 6), file("c.1", 10, 7), file("d.1", 10, 7)];
+    fn a_file_larger_than_the_level_stands_alone_and_taken_or_set_aside_files_do_not_stand_at_all()
+    {
+        let mut files = vec![
+            file("a.1", 500, 5),
+            file("b.1", 40, 6),
+            file("c.1", 10, 7),
+            file("d.1", 10, 7),
+        ];
         files[3].set_aside = Some("truncated".to_owned());
         let plans = plan(&files, &policy(), |path| path.as_str() == "h/b.1.parquet");
-        let paths: Vec<Vec<&str>> = plans.iter().map(|p| p.paths.iter().map(DataPath::as_str).collect()).collect();
+        let paths: Vec<Vec<&str>> = plans
+            .iter()
+            .map(|p| p.paths.iter().map(DataPath::as_str).collect())
+            .collect();
         assert_eq!(paths, [vec!["h/a.1.parquet"], vec!["h/c.1.parquet"]]);
     }
 }

@@ -39,7 +39,9 @@ pub(super) fn refresh(inner: &Inner) -> Result<Refreshed, CatalogError> {
     guard(&inner.partitions).retain(|_, partition| !partition.is_gone());
     for (layer, root) in &inner.layers {
         for partition in discovery::partitions(root)? {
-            if memory.settled.get(&partition.folder) == partition.modified.as_ref() && partition.modified.is_some() {
+            if memory.settled.get(&partition.folder) == partition.modified.as_ref()
+                && partition.modified.is_some()
+            {
                 continue;
             }
             match refresh_partition(inner, layer, &partition, &mut memory, &mut refreshed) {
@@ -86,7 +88,11 @@ fn refresh_partition(
             FoundFile::Data(path) if known.contains(&path) => {}
             FoundFile::Data(path) => {
                 let full = found.folder.join(path.file_name());
-                if memory.reported.get(&full).is_some_and(|seen| *seen == size_and_time(&full)) {
+                if memory
+                    .reported
+                    .get(&full)
+                    .is_some_and(|seen| *seen == size_and_time(&full))
+                {
                     is_settled = false;
                     continue;
                 }
@@ -103,14 +109,18 @@ fn refresh_partition(
     }
     if !new.is_empty() {
         refreshed.registered_count += new.len() as u64;
-        inner.with_partition(&found.table, &found.dir, layer, |p| p.batch(&new, &[], now_s(), 0))?;
+        inner.with_partition(&found.table, &found.dir, layer, |p| {
+            p.batch(&new, &[], now_s(), 0)
+        })?;
     }
     settle(found, memory, is_settled);
     Ok(())
 }
 
 fn settle(found: &FoundPartition, memory: &mut ScanMemory, is_settled: bool) {
-    let modified = found.modified.filter(|time| time.elapsed().is_ok_and(|age| age > SETTLE_TIME));
+    let modified = found
+        .modified
+        .filter(|time| time.elapsed().is_ok_and(|age| age > SETTLE_TIME));
     match modified {
         Some(time) if is_settled => memory.settled.insert(found.folder.clone(), time),
         _ => memory.settled.remove(&found.folder),
@@ -118,8 +128,16 @@ fn settle(found: &FoundPartition, memory: &mut ScanMemory, is_settled: bool) {
 }
 
 /// Removes outputs that were announced by a process that is gone and never committed.
-fn sweep_orphans(inner: &Inner, layer: &LayerName, found: &FoundPartition) -> Result<u64, CatalogError> {
-    let live: HashSet<DataPath> = guard(&inner.announced).values().flatten().cloned().collect();
+fn sweep_orphans(
+    inner: &Inner,
+    layer: &LayerName,
+    found: &FoundPartition,
+) -> Result<u64, CatalogError> {
+    let live: HashSet<DataPath> = guard(&inner.announced)
+        .values()
+        .flatten()
+        .cloned()
+        .collect();
     inner.with_partition(&found.table, &found.dir, layer, |partition| {
         let mut orphans = partition.orphans();
         orphans.retain(|orphan| !live.contains(orphan));
@@ -148,9 +166,18 @@ fn size_and_time(path: &Path) -> (u64, Option<SystemTime>) {
     fs::symlink_metadata(path).map_or((0, None), |meta| (meta.len(), meta.modified().ok()))
 }
 
-fn entry(layer: &LayerName, found: &FoundPartition, path: DataPath, probed: ProbedFile, full: &Path) -> IndexEntry {
+fn entry(
+    layer: &LayerName,
+    found: &FoundPartition,
+    path: DataPath,
+    probed: ProbedFile,
+    full: &Path,
+) -> IndexEntry {
     let written = size_and_time(full).1.unwrap_or_else(SystemTime::now);
-    let written_ns = written.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let written_ns = written
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos();
     IndexEntry {
         layer: layer.clone(),
         table: found.table.clone(),

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::{catalog::CatalogError, daemon::DaemonError, storage::StorageError};
+use crate::{
+    catalog::CatalogError, config::ConfigError, daemon::DaemonError, storage::StorageError,
+};
 
 /// Why the demo failed.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,9 @@ pub enum DemoError {
         /// The folder.
         path: PathBuf,
     },
+    /// The demo's settings do not fit this machine.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The daemon could not start.
     #[error(transparent)]
     Daemon(#[from] DaemonError),

@@ -29,7 +29,9 @@ impl RowTally {
             add_column(&mut hashes, field.name(), column)?;
         }
         self.rows += hashes.len() as u64;
-        self.hash_sum = hashes.into_iter().fold(self.hash_sum, |sum, hash| sum.wrapping_add(mix(hash)));
+        self.hash_sum = hashes
+            .into_iter()
+            .fold(self.hash_sum, |sum, hash| sum.wrapping_add(mix(hash)));
         Ok(())
     }
 }
@@ -40,13 +42,13 @@ fn mix(hash: u64) -> u64 {
     hash ^ (hash >> 29)
 }
 
-fn add_column(hashes: &mut [u64], name: &str, column: &ArrayRef) -> Result<(), Box<dyn Error>> {
+fn add_column(row_hashes: &mut [u64], name: &str, column: &ArrayRef) -> Result<(), Box<dyn Error>> {
     let mut put = |row: usize, value: &dyn Fn(&mut DefaultHasher)| {
         if column.is_valid(row) {
             let mut hasher = DefaultHasher::new();
             name.hash(&mut hasher);
             value(&mut hasher);
-            hashes[row] = hashes[row].wrapping_add(hasher.finish());
+            row_hashes[row] = row_hashes[row].wrapping_add(hasher.finish());
         }
     };
     match column.data_type() {
@@ -56,7 +58,8 @@ fn add_column(hashes: &mut [u64], name: &str, column: &ArrayRef) -> Result<(), B
         }
         DataType::Float64 => {
             let values = column.as_primitive::<Float64Type>();
-            (0..values.len()).for_each(|row| put(row, &|hasher| values.value(row).to_bits().hash(hasher)));
+            (0..values.len())
+                .for_each(|row| put(row, &|hasher| values.value(row).to_bits().hash(hasher)));
         }
         DataType::Utf8 => {
             let values = column.as_string::<i32>();
@@ -78,7 +81,9 @@ fn read(path: &Path, tally: &mut RowTally) -> Result<bool, Box<dyn Error>> {
     for batch in ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()? {
         let batch = batch?;
         tally.add(&batch)?;
-        let times = batch.column_by_name("__timestamp").ok_or("no column __timestamp")?;
+        let times = batch
+            .column_by_name("__timestamp")
+            .ok_or("no column __timestamp")?;
         for time in times.as_primitive::<Int64Type>().values() {
             is_sorted &= last <= *time;
             last = *time;

@@ -43,10 +43,19 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn draw(&mut self, elapsed: Duration, shares: &BTreeMap<u32, Share>, totals: &Totals) {
+    pub(super) fn draw(
+        &mut self,
+        elapsed: Duration,
+        shares: &BTreeMap<u32, Share>,
+        totals: &Totals,
+    ) {
         let mut stdout = std::io::stdout();
         let picture = if stdout.is_terminal() {
-            let back = if self.lines_drawn > 0 { format!("\x1b[{}A\x1b[J", self.lines_drawn) } else { String::new() };
+            let back = if self.lines_drawn > 0 {
+                format!("\x1b[{}A\x1b[J", self.lines_drawn)
+            } else {
+                String::new()
+            };
             let picture = table(elapsed, shares, totals);
             self.lines_drawn = picture.lines().count();
             back + &picture
@@ -54,17 +63,31 @@ impl View {
             line(elapsed, shares, totals)
         };
         // A closed pipe ends the view, not the demo.
-        let _ = stdout.write_all(picture.as_bytes()).and_then(|()| stdout.flush());
+        let _ = stdout
+            .write_all(picture.as_bytes())
+            .and_then(|()| stdout.flush());
     }
 }
 
 fn table(elapsed: Duration, shares: &BTreeMap<u32, Share>, totals: &Totals) -> String {
-    let mut text = format!("{:>4} s   iteration   files         size          rows\n", elapsed.as_secs());
+    let mut text = format!(
+        "{:>4} s   iteration   files         size          rows\n",
+        elapsed.as_secs()
+    );
     for (iteration, share) in shares {
         let size = ByteSize::b(share.bytes).display().iec().to_string();
-        let _ = writeln!(text, "{iteration:>18} {:>7} {size:>12} {:>13}", share.files, share.rows);
+        let _ = writeln!(
+            text,
+            "{iteration:>18} {:>7} {size:>12} {:>13}",
+            share.files, share.rows
+        );
     }
-    let _ = writeln!(text, "         {} merges, {} replaced files deleted", totals.merges(), totals.drops());
+    let _ = writeln!(
+        text,
+        "         {} merges, {} replaced files deleted",
+        totals.merges(),
+        totals.drops()
+    );
     text
 }
 
@@ -72,8 +95,17 @@ fn line(elapsed: Duration, shares: &BTreeMap<u32, Share>, totals: &Totals) -> St
     let mut text = format!("{:>3} s", elapsed.as_secs());
     for (iteration, share) in shares {
         let size = ByteSize::b(share.bytes).display().iec().to_string();
-        let _ = write!(text, "  |  iteration {iteration}: {} files, {size}, {} rows", share.files, share.rows);
+        let _ = write!(
+            text,
+            "  |  iteration {iteration}: {} files, {size}, {} rows",
+            share.files, share.rows
+        );
     }
-    let _ = writeln!(text, "  |  {} merges, {} deletes", totals.merges(), totals.drops());
+    let _ = writeln!(
+        text,
+        "  |  {} merges, {} deletes",
+        totals.merges(),
+        totals.drops()
+    );
     text
 }
