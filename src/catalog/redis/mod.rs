@@ -1,1 +1,339 @@
-//! Redis.
+//! The catalog in Redis, shared with writers, readers and compactors of other makes.
+//!
+//! Every change is one call of one script (`lua/`), so it happens completely or not at all;
+//! the keyspace is described in `lua/README.md`. Nothing is done in several calls that another
+//! program could see half of.
+
+mod connection;
+mod index;
+mod keys;
+mod queues;
+mod report;
+pub mod scripts;
+mod wire;
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use self::{
+    connection::Connection,
+    report::Reports,
+    scripts::{CommitCall, ListEnd, PlanningRules},
+    wire::EntryCommand,
+};
+use super::{
+    Catalog, CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths, Refreshed,
+};
+use crate::{
+    config::RedisConfig,
+    model::{
+        ClaimedDrop, ClaimedMerge, DataPath, IndexEntry, Iteration, Lease, MergePlan, MergeQueue,
+        TableRef,
+    },
+};
+
+/// How often a commit is sent when its reply is lost; a repeated one is recognized.
+const COMMIT_TRIES_MAX: u32 = 5;
+/// Pause before a commit is sent again; grows with each try.
+const COMMIT_PAUSE: Duration = Duration::from_millis(200);
+/// Keys that one `SCAN` looks at.
+const SCAN_COUNT: usize = 5000;
+/// Rounds of one `SCAN`, so that it ends even while keys are made faster than they are read.
+const SCAN_ROUNDS_MAX: usize = 100_000;
+
+/// A [`Catalog`] in Redis 6.2 or newer, or Valkey.
+#[derive(Debug)]
+pub struct RedisCatalog {
+    connection: Connection,
+    rules: RwLock<Arc<Rules>>,
+    reports: Reports,
+}
+
+#[derive(Debug)]
+struct Rules {
+    policy: Arc<Policy>,
+    planning: PlanningRules,
+}
+
+impl Rules {
+    fn new(policy: Arc<Policy>) -> Arc<Self> {
+        Arc::new(Self {
+            planning: PlanningRules {
+                levels_json: wire::levels_to_json(&policy),
+                layers_json: wire::layers_to_json(&policy),
+            },
+            policy,
+        })
+    }
+}
+
+impl RedisCatalog {
+    /// Prepares a catalog. The server is asked by the first call, and again after it was away:
+    /// until it answers, calls return [`CatalogError::Unavailable`].
+    ///
+    /// # Errors
+    /// [`CatalogError::Refused`] when the URL cannot be used.
+    pub fn connect(config: &RedisConfig, policy: Arc<Policy>) -> Result<Self, CatalogError> {
+        Ok(Self {
+            connection: Connection::new(config)?,
+            rules: RwLock::new(Rules::new(policy)),
+            reports: Reports::default(),
+        })
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        self.rules
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Every key that matches, each once, sorted. Keys that are not text are none of ours.
+    async fn scan(&self, context: &str, pattern: &str) -> Result<Vec<String>, CatalogError> {
+        let mut found = Vec::new();
+        let mut cursor = 0_u64;
+        for _ in 0..SCAN_ROUNDS_MAX {
+            let (next, page): (u64, Vec<Vec<u8>>) = self
+                .connection
+                .query(
+                    context,
+                    redis::cmd("SCAN")
+                        .arg(cursor)
+                        .arg("MATCH")
+                        .arg(pattern)
+                        .arg("COUNT")
+                        .arg(SCAN_COUNT),
+                )
+                .await?;
+            for key in page {
+                match String::from_utf8(key) {
+                    Ok(key) => found.push(key),
+                    Err(error) => self
+                        .reports
+                        .warn_once(&error.to_string(), "the key is not UTF-8"),
+                }
+            }
+            cursor = next;
+            if cursor == 0 {
+                found.sort_unstable();
+                found.dedup();
+                return Ok(found);
+            }
+        }
+        Err(CatalogError::Unavailable {
+            context: context.to_owned(),
+            reason: "keys are made faster than they can be listed".to_owned(),
+        })
+    }
+}
+
+fn lease_lost(what: &dyn std::fmt::Display) -> CatalogError {
+    CatalogError::LeaseLost {
+        what: what.to_string(),
+    }
+}
+
+fn lease_of(token: String, place: &str) -> Result<Lease, CatalogError> {
+    match wire::due_s_of(&token) {
+        Ok(expires_at_s) => Ok(Lease {
+            token,
+            expires_at_s,
+        }),
+        Err(reason) => Err(CatalogError::Malformed {
+            place: place.to_owned(),
+            reason,
+        }),
+    }
+}
+
+#[async_trait]
+impl Catalog for RedisCatalog {
+    fn set_policy(&self, policy: Arc<Policy>) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Rules::new(policy);
+    }
+
+    async fn ping(&self) -> Result<(), CatalogError> {
+        self.connection
+            .query::<String>("asking whether Redis is there", &redis::cmd("PING"))
+            .await
+            .map(drop)
+    }
+
+    async fn tables(&self) -> Result<Vec<TableRef>, CatalogError> {
+        self.list_tables().await
+    }
+
+    async fn entries(
+        &self,
+        table: &TableRef,
+        filter: &EntryFilter,
+    ) -> Result<Vec<IndexEntry>, CatalogError> {
+        self.list_entries(table, filter).await
+    }
+
+    async fn resolve(
+        &self,
+        table: &TableRef,
+        paths: &[DataPath],
+    ) -> Result<Vec<Option<IndexEntry>>, CatalogError> {
+        self.look_up(table, paths).await
+    }
+
+    async fn batch(&self, add: &[IndexEntry], remove: &[IndexEntry]) -> Result<(), CatalogError> {
+        self.patch(add, remove).await
+    }
+
+    async fn refresh(&self) -> Result<Refreshed, CatalogError> {
+        Ok(Refreshed::default())
+    }
+
+    async fn due_merges(
+        &self,
+        iteration: Iteration,
+        limit: usize,
+    ) -> Result<Vec<MergePlan>, CatalogError> {
+        self.find_due_merges(iteration, limit).await
+    }
+
+    async fn claim_merge(
+        &self,
+        queue: &MergeQueue,
+        lease: Duration,
+    ) -> Result<Option<ClaimedMerge>, CatalogError> {
+        self.claim_one_merge(queue, lease).await
+    }
+
+    async fn renew_merge(
+        &self,
+        claim: &ClaimedMerge,
+        lease: Duration,
+    ) -> Result<Lease, CatalogError> {
+        let queue = &claim.plan.queue;
+        let keys = keys::merge_keys(queue);
+        match scripts::renew_lease(&self.connection, &keys, &claim.lease.token, lease).await? {
+            Some(token) => lease_of(token, &queue.to_string()),
+            None => Err(lease_lost(queue)),
+        }
+    }
+
+    async fn announce_output(
+        &self,
+        claim: &ClaimedMerge,
+        output: &DataPath,
+    ) -> Result<(), CatalogError> {
+        let queue = &claim.plan.queue;
+        let keys = keys::merge_keys(queue);
+        let token = &claim.lease.token;
+        if scripts::announce_output(&self.connection, &keys, token, output.as_str()).await? {
+            Ok(())
+        } else {
+            Err(lease_lost(queue))
+        }
+    }
+
+    /// Sent again when its reply is lost: the script recognizes a commit that was done.
+    /// [`CatalogError::Unavailable`] means that the truth is not known; no bytes may be removed
+    /// then.
+    async fn commit_merge(
+        &self,
+        claim: &ClaimedMerge,
+        commit: &MergeCommit,
+    ) -> Result<CommitOutcome, CatalogError> {
+        let rules = self.rules();
+        let output = commit
+            .output
+            .as_ref()
+            .map(|entry| wire::entry_to_json(entry, EntryCommand::Add))
+            .unwrap_or_default();
+        let sources: Vec<&str> = commit.sources.iter().map(DataPath::as_str).collect();
+        let set_aside: Vec<(&str, &str)> = commit
+            .set_aside
+            .iter()
+            .map(|aside| (aside.path.as_str(), aside.reason.as_str()))
+            .collect();
+        let call = CommitCall {
+            plan_id: claim.plan.id.as_str(),
+            token: &claim.lease.token,
+            grace: commit.grace,
+            rules: &rules.planning,
+            output: &output,
+            sources: &sources,
+            set_aside: &set_aside,
+        };
+        let keys = keys::merge_keys(&claim.plan.queue);
+        let mut tries = 1;
+        loop {
+            match scripts::end_merge(&self.connection, &keys, &call).await {
+                Err(CatalogError::Unavailable { reason, .. }) if tries < COMMIT_TRIES_MAX => {
+                    tracing::warn!(plan = %claim.plan.id, reason, tries, "commit is sent again");
+                    tokio::time::sleep(COMMIT_PAUSE * tries).await;
+                    tries += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn release_merge(
+        &self,
+        claim: &ClaimedMerge,
+        delay: Duration,
+    ) -> Result<(), CatalogError> {
+        let queue = &claim.plan.queue;
+        let keys = keys::merge_keys(queue);
+        let token = &claim.lease.token;
+        if scripts::release_plan(&self.connection, &keys, token, delay, ListEnd::Head).await? {
+            Ok(())
+        } else {
+            Err(lease_lost(queue))
+        }
+    }
+
+    async fn fail_merge(&self, claim: &ClaimedMerge, reason: &str) -> Result<(), CatalogError> {
+        let queue = &claim.plan.queue;
+        let keys = keys::merge_keys(queue);
+        if scripts::fail_plan(&self.connection, &keys, &claim.lease.token, reason).await? {
+            Ok(())
+        } else {
+            Err(lease_lost(queue))
+        }
+    }
+
+    async fn claim_drops(
+        &self,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedDrop>, CatalogError> {
+        self.claim_due_drops(limit, lease).await
+    }
+
+    async fn finish_drop(&self, claim: &ClaimedDrop) -> Result<(), CatalogError> {
+        let queue = queues::drop_queue_of(claim);
+        let list = keys::drop_list(&queue, keys::ListState::Processing);
+        let mut command = redis::cmd("LREM");
+        command.arg(list).arg(1).arg(&claim.lease.token);
+        match self.connection.query("ending a delete", &command).await? {
+            0 => Err(lease_lost(&claim.item.path)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError> {
+        let keys = keys::drop_keys(&queues::drop_queue_of(claim));
+        let token = &claim.lease.token;
+        // At the tail: a file that cannot be deleted must not stand before the others.
+        if scripts::release_plan(&self.connection, &keys, token, delay, ListEnd::Tail).await? {
+            Ok(())
+        } else {
+            Err(lease_lost(&claim.item.path))
+        }
+    }
+
+    async fn queue_depths(&self) -> Result<QueueDepths, CatalogError> {
+        self.count_queues().await
+    }
+}

@@ -1,0 +1,25 @@
+-- claim_drops: hands out several due items of one queue at once.
+--
+-- KEYS[1] text  drop (or move)
+-- KEYS[2] text  database
+-- KEYS[3] text  table
+-- KEYS[4] text  ""
+-- KEYS[5] text  layer
+-- KEYS[6] text  writer id
+-- ARGV[1] text  lease in seconds
+-- ARGV[2] text  who claims; makes each item's text unique, and counts "attempts" in it
+-- ARGV[3] text  how many items, at most
+--
+-- Reply: array of the items' JSON, as get_merge_plan hands them out one by one; may be empty.
+-- Errors, nothing changed: ERR …
+
+local queue = queue_keys(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
+local problem = queue_problem(queue)
+local lease_s, count = tonumber(ARGV[1]), tonumber(ARGV[3])
+if not problem and not (lease_s and count and ARGV[2]) then
+  problem = 'ERR lease, owner and number of items are needed'
+end
+if problem then
+  return { err = problem }
+end
+return claim(queue, math.max(1, math.floor(count)), math.max(seconds_from_now(lease_s), now_s + 1), ARGV[2])

@@ -1,0 +1,186 @@
+-- Items of queues: looking for due ones, handing them out, setting broken ones aside.
+-- Items are changed as text, so that fields and numbers of other programs survive.
+
+-- How far a call looks behind items that are not due.
+local LOOK_ITEMS_MAX = 128
+local LOOK_BYTES_MAX = 4194304
+
+local function queue_keys(prefix, database, table_name, suffix, layer, writer)
+  local base = prefix .. ':' .. database .. ':' .. table_name
+  if suffix ~= '' then
+    base = base .. ':' .. suffix
+  end
+  base = base .. ':' .. layer .. ':' .. writer
+  return {
+    prefix = prefix,
+    database = database,
+    table_name = table_name,
+    idle = base .. ':idle',
+    processing = base .. ':processing',
+    failed = base .. ':failed',
+    announced = 'announced:' .. database .. ':' .. table_name,
+    announced_prefix = suffix .. ':' .. layer .. ':' .. writer .. ':',
+  }
+end
+
+local function queue_problem(queue)
+  return wrong_type(queue.idle, 'list')
+    or wrong_type(queue.processing, 'list')
+    or wrong_type(queue.failed, 'list')
+    or wrong_type(queue.announced, 'hash')
+end
+
+-- Which output a claim has announced; one field for each claim.
+local function announced_field(queue, item)
+  return queue.announced_prefix .. tostring(item.id) .. ':' .. tostring(item.attempts or 0)
+end
+
+local function push_failed(queue, text, reason)
+  redis.call('RPUSH', queue.failed, '{"reason":' .. cjson.encode(reason)
+    .. ',"item":' .. cjson.encode(text) .. ',"at_s":' .. int_text(now_s) .. '}')
+end
+
+-- The item's text with one field set to a JSON value; nil when that cannot be done safely.
+local function with_field(text, item, name, value)
+  local pattern = '("' .. name .. '"%s*:%s*)'
+  local _, count = string.gsub(text, pattern, '')
+  if count == 0 then
+    if item[name] ~= nil then
+      return nil
+    end
+    local rest = string.match(text, '^%s*{%s*(.*)$')
+    local comma = string.sub(rest, 1, 1) == '}' and '' or ','
+    return '{"' .. name .. '":' .. value .. comma .. rest
+  end
+  if count > 1 or item[name] == nil then
+    return nil
+  end
+  local old = type(item[name]) == 'string' and '"[^"\\]*"' or '[%-%+%.%deE]+'
+  local changed, changes = string.gsub(text, pattern .. old, '%1' .. string.gsub(value, '%%', '%%%%'))
+  if changes == 1 then
+    return changed
+  end
+  return nil
+end
+
+-- When an item without time_s is due: only moves may lack it (the original writes them so).
+-- A move to "" deletes; without knowing the TTL it must not happen early, so it keeps waiting.
+local function due_without_time(queue, item, layers)
+  if queue.prefix ~= 'move' then
+    return nil, 'it has no time_s'
+  end
+  local path, from = item.path_from, item.layer_from
+  if type(path) ~= 'string' or type(from) ~= 'string' then
+    return nil, 'it has neither time_s nor path_from and layer_from'
+  end
+  local layer = layers and layers[from]
+  local first = string.match(path, '^([^/]+)/')
+  local stored = first and redis.call('HGET',
+    'files:' .. queue.database .. ':' .. queue.table_name .. ':' .. first, path)
+  if not stored then
+    return now_s
+  end
+  local entry = decode_object(stored)
+  local chunk = entry and tostring(entry.str_chunk_time or '')
+  if layer and chunk and string.find(chunk, '^%d+$') then
+    return (tonumber(string.sub(chunk, 1, -10)) or 0) + (tonumber(layer.ttl_sec) or 0)
+  end
+  if item.layer_to == '' or item.layer_to == nil then
+    return math.huge
+  end
+  return now_s
+end
+
+-- Reads a list's head, then further. Returns what is due (text, item, due_s), at most `count`,
+-- and what can never be due (text, reason). Changes nothing.
+local function look(queue, list_key, count, layers)
+  local due, broken = {}, {}
+  local start, bytes, step = 0, 0, count > 1 and count or 1
+  while #due < count and start < LOOK_ITEMS_MAX + count and bytes < LOOK_BYTES_MAX do
+    local texts = redis.call('LRANGE', list_key, start, start + step - 1)
+    for _, text in ipairs(texts) do
+      bytes = bytes + #text
+      local time_s = tonumber(string.match(text, '"time_s"%s*:%s*(%d+)[,}%s]'))
+      if #due < count and not (time_s and time_s > now_s) then
+        local item = decode_object(text)
+        local due_s, reason
+        if not item then
+          reason = 'it is not a JSON object'
+        elseif type(item.time_s) == 'number' then
+          due_s = item.time_s
+        elseif item.time_s == nil then
+          due_s, reason = due_without_time(queue, item, layers)
+        else
+          reason = 'its time_s is not a number'
+        end
+        if reason then
+          broken[#broken + 1] = { text = text, reason = reason }
+        elseif due_s <= now_s then
+          due[#due + 1] = { text = text, item = item, due_s = due_s, list = list_key }
+        end
+      end
+    end
+    if #texts < step then
+      break
+    end
+    start = start + step
+    step = 32
+  end
+  return due, broken
+end
+
+local function set_broken_aside(queue, list_key, broken)
+  for _, entry in ipairs(broken) do
+    if redis.call('LREM', list_key, 1, entry.text) == 1 then
+      push_failed(queue, entry.text, entry.reason)
+    end
+  end
+end
+
+-- Moves a found item to the tail of processing; nil when its text cannot carry the claim.
+-- With an owner the attempt is counted before the work starts, and the text becomes unique.
+local function hand_out(queue, found, expires_s, owner)
+  local text = with_field(found.text, found.item, 'time_s', int_text(expires_s))
+  if text and owner then
+    local attempts = found.item.attempts
+    if attempts ~= nil and type(attempts) ~= 'number' then
+      text = nil
+    else
+      text = with_field(text, found.item, 'attempts', int_text((attempts or 0) + 1))
+      text = text and with_field(text, found.item, 'owner', cjson.encode(owner))
+    end
+  end
+  if redis.call('LREM', found.list, 1, found.text) == 0 then
+    return nil
+  end
+  if not text then
+    push_failed(queue, found.text, 'its time_s, attempts or owner cannot be set')
+    return nil
+  end
+  redis.call('RPUSH', queue.processing, text)
+  return text
+end
+
+-- Hands out up to `count` due items, longest due first, so that neither waiting items nor
+-- those of dead workers can starve the others.
+local function claim(queue, count, expires_s, owner, layers)
+  local idle, idle_broken = look(queue, queue.idle, count, layers)
+  local late, late_broken = look(queue, queue.processing, count, layers)
+  set_broken_aside(queue, queue.idle, idle_broken)
+  set_broken_aside(queue, queue.processing, late_broken)
+  local claimed = {}
+  local i, l = 1, 1
+  while #claimed < count and (idle[i] or late[l]) do
+    local found
+    if idle[i] and (not late[l] or idle[i].due_s <= late[l].due_s) then
+      found = idle[i]
+      i = i + 1
+    else
+      found = late[l]
+      l = l + 1
+    end
+    local mark = owner and (count > 1 and owner .. '.' .. (i + l) or owner)
+    claimed[#claimed + 1] = hand_out(queue, found, expires_s, mark)
+  end
+  return claimed
+end

@@ -1,0 +1,334 @@
+//! One connection to Redis that everybody shares: made at the first call, thrown away when it
+//! breaks, made again by a later call, with a growing pause between attempts.
+//!
+//! No call waits longer than the configured time, and no error holds the password.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError,
+    ServerErrorKind, aio::MultiplexedConnection,
+};
+use tokio::sync::Mutex;
+
+use crate::{catalog::CatalogError, config::RedisConfig};
+
+/// Pause after the first failed attempt; doubles with each further one.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What the server said to a call that reached it.
+pub(super) type Answer<T> = Result<T, RedisError>;
+
+pub(super) struct Connection {
+    client: Client,
+    timeout: Duration,
+    /// Texts that must not appear in errors.
+    secrets: Vec<String>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    live: Option<MultiplexedConnection>,
+    /// Counts connections, so that a late failure of an old one does not close its successor.
+    generation: u64,
+    failures: u32,
+    retry_at: Option<Instant>,
+    last_failure: String,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Checks the URL; connects to nothing.
+    ///
+    /// # Errors
+    /// [`CatalogError::Refused`] when the URL cannot be used.
+    pub(super) fn new(config: &RedisConfig) -> Result<Self, CatalogError> {
+        // The library's own text is left out: it may repeat parts of the URL.
+        let client = Client::open(config.url.0.as_str()).map_err(|_| CatalogError::Refused {
+            context: "the Redis URL".to_owned(),
+            reason: "it is not of the form redis://[user:password@]host[:port][/db], rediss://… or unix://path".to_owned(),
+        })?;
+        let mut secrets: Vec<String> = client
+            .get_connection_info()
+            .redis_settings()
+            .password()
+            .map(str::to_owned)
+            .into_iter()
+            .collect();
+        // As written, a password may be percent-encoded.
+        if let Some((credentials, _)) = config.url.0.rsplit_once('@')
+            && let Some((_, written)) = credentials.rsplit_once(':')
+        {
+            secrets.push(written.to_owned());
+        }
+        secrets.retain(|secret| !secret.is_empty());
+        Ok(Self {
+            client,
+            timeout: config.timeout,
+            secrets,
+            state: Mutex::default(),
+        })
+    }
+
+    /// One command. The outer error says that the server could not be asked.
+    pub(super) async fn ask<T: FromRedisValue>(
+        &self,
+        context: &str,
+        command: &Cmd,
+    ) -> Result<Answer<T>, CatalogError> {
+        let (mut connection, generation) = self.live(context).await?;
+        let answer = tokio::time::timeout(self.timeout, command.query_async(&mut connection)).await;
+        self.judge(context, generation, answer).await
+    }
+
+    /// One command whose refusal is an error.
+    pub(super) async fn query<T: FromRedisValue>(
+        &self,
+        context: &str,
+        command: &Cmd,
+    ) -> Result<T, CatalogError> {
+        self.ask(context, command)
+            .await?
+            .map_err(|error| self.refusal(context, &error))
+    }
+
+    /// Several commands in one round trip; a refusal of one is an error of all.
+    pub(super) async fn query_all<T: FromRedisValue>(
+        &self,
+        context: &str,
+        pipeline: &Pipeline,
+    ) -> Result<T, CatalogError> {
+        let (mut connection, generation) = self.live(context).await?;
+        let answer =
+            tokio::time::timeout(self.timeout, pipeline.query_async(&mut connection)).await;
+        self.judge(context, generation, answer)
+            .await?
+            .map_err(|error| self.refusal(context, &error))
+    }
+
+    /// A server's refusal as an error of ours.
+    pub(super) fn refusal(&self, context: &str, error: &RedisError) -> CatalogError {
+        CatalogError::Refused {
+            context: context.to_owned(),
+            reason: self.hide(&server_text(error)),
+        }
+    }
+
+    async fn judge<T>(
+        &self,
+        context: &str,
+        generation: u64,
+        answer: Result<Answer<T>, tokio::time::error::Elapsed>,
+    ) -> Result<Answer<T>, CatalogError> {
+        let (reason, is_broken) = match answer {
+            Ok(Err(error)) if is_broken(&error) => (self.hide(&server_text(&error)), true),
+            Ok(Err(error)) if is_busy(&error) => (self.hide(&server_text(&error)), false),
+            Ok(answer) => return Ok(answer),
+            // Answers that come later would only pile up.
+            Err(_) => (format!("no answer within {:?}", self.timeout), true),
+        };
+        if is_broken {
+            let mut state = self.state.lock().await;
+            if state.generation == generation {
+                state.live = None;
+            }
+        }
+        Err(unavailable(context, reason))
+    }
+
+    async fn live(&self, context: &str) -> Result<(MultiplexedConnection, u64), CatalogError> {
+        let mut state = self.state.lock().await;
+        if let Some(live) = &state.live {
+            return Ok((live.clone(), state.generation));
+        }
+        if state.retry_at.is_some_and(|at| Instant::now() < at) {
+            return Err(unavailable(context, state.last_failure.clone()));
+        }
+        match self.connect().await {
+            Ok(connection) => {
+                state.live = Some(connection.clone());
+                state.generation += 1;
+                state.failures = 0;
+                state.retry_at = None;
+                Ok((connection, state.generation))
+            }
+            Err(error) => {
+                let reason = match &error {
+                    CatalogError::Unavailable { reason, .. }
+                    | CatalogError::Refused { reason, .. } => reason.clone(),
+                    other => other.to_string(),
+                };
+                state.retry_at = Some(Instant::now() + pause(state.failures));
+                state.failures = state.failures.saturating_add(1);
+                state.last_failure = reason;
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, CatalogError> {
+        let context = "connecting to Redis";
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(Some(self.timeout));
+        let attempt = async {
+            let mut connection = self
+                .client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await?;
+            // A user who may not ask for INFO is no reason to stop.
+            let info: Answer<String> = redis::cmd("INFO")
+                .arg("cluster")
+                .query_async(&mut connection)
+                .await;
+            match info {
+                Err(error) if error.is_io_error() || error.is_timeout() => Err(error),
+                info => Ok((connection, info.unwrap_or_default())),
+            }
+        };
+        // Twice: once for the connection, once for the first answer.
+        match tokio::time::timeout(self.timeout * 2, attempt).await {
+            Err(_) => Err(unavailable(
+                context,
+                format!("no answer within {:?}", self.timeout * 2),
+            )),
+            Ok(Err(error)) if is_denied(&error) => Err(CatalogError::Refused {
+                context: context.to_owned(),
+                reason: format!(
+                    "{}; check user and password in the URL",
+                    self.hide(&server_text(&error))
+                ),
+            }),
+            Ok(Err(error)) => Err(unavailable(context, self.hide(&server_text(&error)))),
+            Ok(Ok((_, info))) if info.contains("cluster_enabled:1") => Err(CatalogError::Refused {
+                context: context.to_owned(),
+                reason: "this is a Redis Cluster, where a script may only touch keys that its caller names, \
+                         but key names of this contract are computed in the scripts; use a single primary, with replicas and Sentinel if wanted"
+                    .to_owned(),
+            }),
+            Ok(Ok((connection, _))) => Ok(connection),
+        }
+    }
+
+    fn hide(&self, text: &str) -> String {
+        self.secrets
+            .iter()
+            .fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
+    }
+}
+
+fn unavailable(context: &str, reason: String) -> CatalogError {
+    CatalogError::Unavailable {
+        context: context.to_owned(),
+        reason,
+    }
+}
+
+/// With jitter, so that many daemons do not come back in one moment.
+fn pause(failures: u32) -> Duration {
+    let longest = PAUSE_MIN
+        .saturating_mul(1_u32.checked_shl(failures.min(16)).unwrap_or(u32::MAX))
+        .min(PAUSE_MAX);
+    longest.mul_f64(0.5 + 0.5 * fastrand::f64())
+}
+
+/// The connection is of no use any more, or leads to a server that cannot write.
+fn is_broken(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_timeout()
+        || error.is_connection_dropped()
+        || error.is_unrecoverable_error()
+        || matches!(
+            error.kind(),
+            ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+        )
+}
+
+/// The server answers, and will take calls again.
+fn is_busy(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::TryAgain)
+    ) || matches!(
+        error.code(),
+        Some("BUSY" | "MISCONF" | "NOREPLICAS" | "OOM")
+    )
+}
+
+fn is_denied(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+        || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
+}
+
+/// The server's own words, without the library's frame where there is one.
+fn server_text(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some("ERR"), Some(detail)) => detail.to_owned(),
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn connection(url: &str) -> Result<Connection, CatalogError> {
+        Connection::new(&RedisConfig {
+            url: Secret(url.to_owned()),
+            timeout: Duration::from_millis(200),
+        })
+    }
+
+    #[test]
+    fn an_unusable_url_is_refused_without_being_repeated() {
+        let error = connection("http://me:s3cr3t@example.org").unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("redis://"), "{text}");
+        assert!(!text.contains("s3cr3t"), "{text}");
+    }
+
+    #[test]
+    fn a_password_is_hidden_as_written_and_as_meant() {
+        let connection = connection("redis://me:a%40b%21c@127.0.0.1:1").unwrap();
+        let shown = connection.hide("WRONGPASS a@b!c or a%40b%21c");
+        assert_eq!(shown, "WRONGPASS *** or ***");
+        assert!(!format!("{connection:?}").contains("a@b"));
+    }
+
+    #[test]
+    fn pauses_grow_and_end() {
+        for failures in [0, 1, 5, 20, u32::MAX] {
+            assert!(pause(failures) <= PAUSE_MAX);
+            assert!(pause(failures) >= PAUSE_MIN / 2);
+        }
+        assert!(pause(20) >= PAUSE_MAX / 2);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_away_costs_no_more_than_the_timeout() {
+        let connection = connection("redis://127.0.0.1:1").unwrap();
+        let started = Instant::now();
+        for _ in 0..50 {
+            let error = connection
+                .query::<String>("asking", &redis::cmd("PING"))
+                .await
+                .unwrap_err();
+            assert!(matches!(error, CatalogError::Unavailable { .. }), "{error}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
+}

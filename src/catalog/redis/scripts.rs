@@ -1,0 +1,411 @@
+//! The scripts of `lua/`, each through one typed method. Shared parts are put in front of each
+//! script when this is compiled, so that one text is complete.
+
+use std::{sync::LazyLock, time::Duration};
+
+use redis::{ErrorKind, FromRedisValue, ServerErrorKind};
+
+use super::{connection::Connection, keys::ScriptKeys};
+use crate::catalog::{CatalogError, CommitOutcome};
+
+/// Longer leases, delays and graces make no sense, and must not overflow a time.
+const DURATION_MAX_S: u64 = 100 * 365 * 86_400;
+
+macro_rules! script {
+    ($name:literal $(, $lib:literal)*) => {
+        LazyLock::new(|| Script::new(
+            $name,
+            concat!(
+                include_str!("../../../lua/lib/base.lua"),
+                $(include_str!(concat!("../../../lua/lib/", $lib, ".lua")),)*
+                include_str!(concat!("../../../lua/", $name, ".lua")),
+            ),
+        ))
+    };
+}
+
+/// A script's complete text and the SHA1 by which servers know it.
+#[derive(Debug)]
+pub struct Script {
+    /// Its name, as in `lua/<name>.lua`.
+    pub name: &'static str,
+    /// The complete text, ready for `SCRIPT LOAD`.
+    pub text: &'static str,
+    /// SHA1 of the text, lower-case hexadecimal.
+    pub sha1: String,
+}
+
+impl Script {
+    fn new(name: &'static str, text: &'static str) -> Self {
+        Self {
+            name,
+            text,
+            sha1: redis::Script::new(text).get_hash().to_owned(),
+        }
+    }
+
+    /// By SHA1; a server that does not know the script (any more) is sent the text.
+    async fn call<T: FromRedisValue>(
+        &self,
+        connection: &Connection,
+        context: &str,
+        keys: &[String],
+        arguments: &[&str],
+    ) -> Result<T, CatalogError> {
+        let command = |name: &str, script: &str| {
+            let mut command = redis::cmd(name);
+            command.arg(script).arg(keys.len()).arg(keys).arg(arguments);
+            command
+        };
+        let by_sha1 = command("EVALSHA", &self.sha1);
+        let answer = match connection.ask(context, &by_sha1).await? {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                connection.ask(context, &command("EVAL", self.text)).await?
+            }
+            answer => answer,
+        };
+        answer.map_err(|error| connection.refusal(context, &error))
+    }
+}
+
+static PATCH_INDEX: LazyLock<Script> = script!("patch_index", "index");
+static GET_MERGE_PLAN: LazyLock<Script> = script!("get_merge_plan", "queue");
+static END_MERGE: LazyLock<Script> = script!("end_merge", "queue", "index");
+static CLAIM_DROPS: LazyLock<Script> = script!("claim_drops", "queue");
+static RENEW_LEASE: LazyLock<Script> = script!("renew_lease", "queue");
+static RELEASE_PLAN: LazyLock<Script> = script!("release_plan", "queue");
+static FAIL_PLAN: LazyLock<Script> = script!("fail_plan", "queue");
+static ANNOUNCE_OUTPUT: LazyLock<Script> = script!("announce_output", "queue");
+static PEEK_PLANS: LazyLock<Script> = script!("peek_plans");
+
+/// Every script, those of the contract first.
+pub fn all() -> [&'static Script; 9] {
+    [
+        &PATCH_INDEX,
+        &GET_MERGE_PLAN,
+        &END_MERGE,
+        &CLAIM_DROPS,
+        &RENEW_LEASE,
+        &RELEASE_PLAN,
+        &FAIL_PLAN,
+        &ANNOUNCE_OUTPUT,
+        &PEEK_PLANS,
+    ]
+}
+
+/// What planning needs to know, as the scripts take it.
+#[derive(Debug)]
+pub(super) struct PlanningRules {
+    pub(super) levels_json: String,
+    pub(super) layers_json: String,
+}
+
+/// A commit as `end_merge` takes it.
+#[derive(Debug)]
+pub(super) struct CommitCall<'a> {
+    pub(super) plan_id: &'a str,
+    pub(super) token: &'a str,
+    pub(super) grace: Duration,
+    pub(super) rules: &'a PlanningRules,
+    /// The output's entry as JSON; empty for none.
+    pub(super) output: &'a str,
+    pub(super) sources: &'a [&'a str],
+    /// Path and reason of each.
+    pub(super) set_aside: &'a [(&'a str, &'a str)],
+}
+
+/// Which end of the waiting list an item goes back to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ListEnd {
+    Head,
+    Tail,
+}
+
+pub(super) async fn patch_index(
+    connection: &Connection,
+    rules: &PlanningRules,
+    entries: &[String],
+) -> Result<u64, CatalogError> {
+    let keys = [
+        rules.levels_json.clone(),
+        rules.layers_json.clone(),
+        nonce(),
+    ];
+    let arguments: Vec<&str> = entries.iter().map(String::as_str).collect();
+    PATCH_INDEX
+        .call(connection, "registering files", &keys, &arguments)
+        .await
+}
+
+/// The claimed item's text; `None` when nothing is due.
+pub(super) async fn get_merge_plan(
+    connection: &Connection,
+    queue: &ScriptKeys,
+    lease: Duration,
+) -> Result<Option<String>, CatalogError> {
+    let text: String = GET_MERGE_PLAN
+        .call(
+            connection,
+            "claiming a merge plan",
+            queue,
+            &[&seconds(lease), &nonce()],
+        )
+        .await?;
+    Ok((!text.is_empty()).then_some(text))
+}
+
+pub(super) async fn claim_drops(
+    connection: &Connection,
+    queue: &ScriptKeys,
+    lease: Duration,
+    limit: usize,
+) -> Result<Vec<String>, CatalogError> {
+    CLAIM_DROPS
+        .call(
+            connection,
+            "claiming deletes",
+            queue,
+            &[&seconds(lease), &nonce(), &limit.to_string()],
+        )
+        .await
+}
+
+/// The item's new text; `None` when the claim was lost.
+pub(super) async fn renew_lease(
+    connection: &Connection,
+    queue: &ScriptKeys,
+    token: &str,
+    lease: Duration,
+) -> Result<Option<String>, CatalogError> {
+    let text: String = RENEW_LEASE
+        .call(
+            connection,
+            "renewing a lease",
+            queue,
+            &[token, &seconds(lease)],
+        )
+        .await?;
+    Ok((!text.is_empty()).then_some(text))
+}
+
+/// Whether the claim was still ours.
+pub(super) async fn release_plan(
+    connection: &Connection,
+    queue: &ScriptKeys,
+    token: &str,
+    delay: Duration,
+    end: ListEnd,
+) -> Result<bool, CatalogError> {
+    let end = match end {
+        ListEnd::Head => "head",
+        ListEnd::Tail => "tail",
+    };
+    RELEASE_PLAN
+        .call(
+            connection,
+            "giving a claim back",
+            queue,
+            &[token, &seconds(delay), end],
+        )
+        .await
+}
+
+/// Whether the claim was still ours.
+pub(super) async fn fail_plan(
+    connection: &Connection,
+    queue: &ScriptKeys,
+    token: &str,
+    reason: &str,
+) -> Result<bool, CatalogError> {
+    FAIL_PLAN
+        .call(connection, "giving a plan up", queue, &[token, reason])
+        .await
+}
+
+/// Whether the claim was still ours.
+pub(super) async fn announce_output(
+    connection: &Connection,
+    queue: &ScriptKeys,
+    token: &str,
+    output: &str,
+) -> Result<bool, CatalogError> {
+    ANNOUNCE_OUTPUT
+        .call(connection, "announcing an output", queue, &[token, output])
+        .await
+}
+
+pub(super) async fn end_merge(
+    connection: &Connection,
+    queue: &ScriptKeys,
+    commit: &CommitCall<'_>,
+) -> Result<CommitOutcome, CatalogError> {
+    let context = "committing a merge";
+    let [_, database, table, suffix, layer, writer] = queue.clone();
+    let keys = [
+        database,
+        table,
+        suffix,
+        layer,
+        writer,
+        commit.plan_id.to_owned(),
+    ];
+    let (grace, nonce, count) = (
+        seconds(commit.grace),
+        nonce(),
+        commit.sources.len().to_string(),
+    );
+    let mut arguments = vec![
+        commit.token,
+        &grace,
+        &commit.rules.levels_json,
+        &commit.rules.layers_json,
+        commit.output,
+        &nonce,
+        &count,
+    ];
+    arguments.extend(commit.sources);
+    for (path, reason) in commit.set_aside {
+        arguments.extend([path, reason]);
+    }
+    let reply: Vec<String> = END_MERGE
+        .call(connection, context, &keys, &arguments)
+        .await?;
+    match reply.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["committed"] => Ok(CommitOutcome::Committed),
+        ["lease_lost"] => Ok(CommitOutcome::LeaseLost),
+        ["output_exists"] => Ok(CommitOutcome::OutputExists),
+        ["source_gone", path] => Ok(CommitOutcome::SourceGone(path.to_owned())),
+        _ => Err(CatalogError::Refused {
+            context: context.to_owned(),
+            reason: format!("end_merge gave an unknown reply {reply:?}"),
+        }),
+    }
+}
+
+/// Key and text of what is due in these lists, at most `limit` of each list.
+pub(super) async fn peek_plans(
+    connection: &Connection,
+    lists: &[String],
+    limit: usize,
+) -> Result<Vec<(String, String)>, CatalogError> {
+    let reply: Vec<Vec<u8>> = PEEK_PLANS
+        .call(
+            connection,
+            "looking for due plans",
+            lists,
+            &[&limit.to_string()],
+        )
+        .await?;
+    // Bytes that are not text are no JSON either; a claim will set them aside.
+    Ok(reply
+        .chunks_exact(2)
+        .map(|pair| {
+            (
+                String::from_utf8_lossy(&pair[0]).into_owned(),
+                String::from_utf8_lossy(&pair[1]).into_owned(),
+            )
+        })
+        .collect())
+}
+
+fn nonce() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+fn seconds(duration: Duration) -> String {
+    let duration = duration.min(Duration::from_secs(DURATION_MAX_S));
+    format!("{}.{:03}", duration.as_secs(), duration.subsec_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const SOURCES: [(&str, &str); 9] = [
+        ("patch_index", include_str!("../../../lua/patch_index.lua")),
+        (
+            "get_merge_plan",
+            include_str!("../../../lua/get_merge_plan.lua"),
+        ),
+        ("end_merge", include_str!("../../../lua/end_merge.lua")),
+        ("claim_drops", include_str!("../../../lua/claim_drops.lua")),
+        ("renew_lease", include_str!("../../../lua/renew_lease.lua")),
+        (
+            "release_plan",
+            include_str!("../../../lua/release_plan.lua"),
+        ),
+        ("fail_plan", include_str!("../../../lua/fail_plan.lua")),
+        (
+            "announce_output",
+            include_str!("../../../lua/announce_output.lua"),
+        ),
+        ("peek_plans", include_str!("../../../lua/peek_plans.lua")),
+    ];
+
+    /// `KEYS[2]`, `ARGV[8...]` and so on.
+    fn parameters(text: &str) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for name in ["KEYS[", "ARGV["] {
+            for (at, _) in text.match_indices(name) {
+                let rest = &text[at + name.len()..];
+                let inside = rest.split(']').next().unwrap_or_default();
+                if inside.starts_with(|c: char| c.is_ascii_digit()) {
+                    found.insert(format!("{name}{inside}]"));
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn a_scripts_header_names_the_keys_and_arguments_that_its_body_uses() {
+        for (name, text) in SOURCES {
+            let header: String = text
+                .lines()
+                .take_while(|line| line.starts_with("--"))
+                .flat_map(|line| [line, "\n"])
+                .collect();
+            let body: String = text[header.len()..]
+                .lines()
+                .flat_map(|line| [line, "\n"])
+                .collect();
+            assert!(header.starts_with(&format!("-- {name}: ")), "{name}");
+            assert!(header.contains("Reply"), "{name} says nothing of replies");
+            let declared: BTreeSet<String> = header
+                .lines()
+                .filter_map(|line| line.strip_prefix("-- "))
+                .filter(|line| line.starts_with("KEYS[") || line.starts_with("ARGV["))
+                .flat_map(|line| parameters(line.split_whitespace().next().unwrap_or_default()))
+                .collect();
+            let (many, single): (BTreeSet<_>, BTreeSet<_>) =
+                declared.into_iter().partition(|name| name.contains("..."));
+            for name_many in &many {
+                let kind = &name_many[..4];
+                assert!(
+                    body.contains(&format!("#{kind}")) || body.contains(&format!("ipairs({kind})")),
+                    "{name}: the body does not count {kind}"
+                );
+            }
+            assert_eq!(single, parameters(&body), "{name}: header and body differ");
+        }
+    }
+
+    #[test]
+    fn a_complete_text_holds_what_it_shares() {
+        for (script, (name, source)) in all().into_iter().zip(SOURCES) {
+            assert_eq!(script.name, name);
+            assert!(script.text.ends_with(source));
+            assert_eq!(script.sha1.len(), 40);
+            assert!(script.text.contains("local now_s"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_duration_goes_out_in_seconds() {
+        assert_eq!(seconds(Duration::from_millis(1500)), "1.500");
+        assert_eq!(seconds(Duration::ZERO), "0.000");
+        assert!(seconds(Duration::MAX).len() < 15);
+    }
+}
