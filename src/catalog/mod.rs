@@ -297,8 +297,16 @@ pub trait Catalog: Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Vec<ClaimedDrop>, CatalogError>;
 
-    /// Ends deletes whose bytes are gone.
-    async fn finish_drops(&self, claims: &[ClaimedDrop]) -> Result<(), CatalogError>;
+    /// Ends a delete whose bytes are gone.
+    async fn finish_drop(&self, claim: &ClaimedDrop) -> Result<(), CatalogError>;
+
+    /// Ends many; stops at the first error.
+    async fn finish_drops(&self, claims: &[ClaimedDrop]) -> Result<(), CatalogError> {
+        for claim in claims {
+            self.finish_drop(claim).await?;
+        }
+        Ok(())
+    }
 
     /// Gives a delete back; it is due again after `delay`.
     async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError>;

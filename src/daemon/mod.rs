@@ -81,7 +81,7 @@ fn context(config: Config, catalog: Arc<dyn Catalog>, totals: Arc<Totals>) -> Ar
 async fn open_catalog(config: &Config, access: Access) -> Result<Arc<dyn Catalog>, CatalogError> {
     let policy = Arc::new(config.policy());
     Ok(match &config.catalog {
-        CatalogConfig::Redis(redis) => Arc::new(RedisCatalog::connect(redis, policy).await?),
+        CatalogConfig::Redis(redis) => Arc::new(RedisCatalog::connect(redis, policy)?),
         CatalogConfig::Json => {
             let layers = config
                 .layers

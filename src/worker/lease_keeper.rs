@@ -11,7 +11,7 @@ use crate::{
     model::ClaimedMerge,
 };
 
-/// Runs until it is stopped; then gives back the claim with its newest lease.
+/// Renews until it is stopped or the lease is lost.
 pub(super) struct LeaseKeeper {
     stop: CancellationToken,
     task: JoinHandle<(ClaimedMerge, bool)>,
@@ -50,14 +50,10 @@ impl LeaseKeeper {
         Self { stop, task }
     }
 
-    /// Ends renewing, after a renewal under way. `None` when the lease was lost.
-    pub(super) async fn stop(self, claim: ClaimedMerge) -> Option<ClaimedMerge> {
+    /// Ends renewing, after a renewal under way. Says with the newest lease whether it is still held.
+    pub(super) async fn stop(self, claim: ClaimedMerge) -> (ClaimedMerge, bool) {
         self.stop.cancel();
-        match self.task.await {
-            Ok((claim, true)) => Some(claim),
-            Ok((_, false)) => None,
-            // A panicked keeper may have renewed or not: the commit decides.
-            Err(_) => Some(claim),
-        }
+        // A panicked keeper may have renewed or not: the commit decides.
+        self.task.await.unwrap_or((claim, true))
     }
 }

@@ -95,18 +95,20 @@ pub(super) async fn run(context: &Arc<WorkContext>, claim: ClaimedMerge) {
         Arc::clone(&control),
     );
     let made = make_output(context, &claim, &control).await;
-    let Some(claim) = keeper.stop(claim).await else {
-        if let Ok(Some(published)) = &made {
-            commit::remove_output(context, published).await;
-        }
-        return give_back(context, None, &RunError::LeaseLost).await;
-    };
+    let (claim, is_held) = keeper.stop(claim).await;
     let done = match made {
-        Ok(made) => commit::commit(context, &claim, made, started).await,
+        Ok(made) if is_held => commit::commit(context, &claim, made, started).await,
+        Ok(made) => {
+            if let Some(published) = &made {
+                commit::remove_output(context, published).await;
+            }
+            Err(RunError::LeaseLost)
+        }
+        Err(_) if !is_held => Err(RunError::LeaseLost),
         Err(error) => Err(error),
     };
     if let Err(error) = done {
-        give_back(context, Some(&claim), &error).await;
+        give_back(context, &claim, &error).await;
     }
 }
 
@@ -315,13 +317,8 @@ pub(super) async fn blocking<T: Send + 'static>(
         .map_err(|_| RunError::Panicked)
 }
 
-/// Ends an attempt that did not commit. Without a claim there is nothing to give back.
-async fn give_back(context: &Arc<WorkContext>, claim: Option<&ClaimedMerge>, error: &RunError) {
-    let Some(claim) = claim else {
-        context.totals.add_failure();
-        tracing::warn!(%error, "merge abandoned");
-        return;
-    };
+/// Ends an attempt that did not commit.
+async fn give_back(context: &Arc<WorkContext>, claim: &ClaimedMerge, error: &RunError) {
     let plan = &claim.plan;
     let released = match error {
         RunError::Merge(MergeError::Cancelled) => {
@@ -331,6 +328,10 @@ async fn give_back(context: &Arc<WorkContext>, claim: Option<&ClaimedMerge>, err
         RunError::LeaseLost | RunError::CommitUnknown(_) => {
             context.totals.add_failure();
             tracing::warn!(plan = %plan.queue, %error, "merge abandoned");
+            if matches!(error, RunError::LeaseLost) {
+                // Nothing to give back, but the announced output is gone and may be forgotten.
+                let _ = context.catalog.release_merge(claim, Duration::ZERO).await;
+            }
             Ok(())
         }
         _ if error.is_final() || plan.attempts >= context.config.worker.max_attempts => {

@@ -491,7 +491,7 @@ macro_rules! keeps_its_promises {
     ($make:path: $($promise:ident)*) => {$(
         #[tokio::test]
         async fn $promise() {
-            let fixture = $make();
+            let fixture = $make().await;
             super::promises::$promise(fixture.catalog.as_ref()).await;
         }
     )*};
@@ -532,12 +532,39 @@ mod redis {
 
     use crate::support::redis_server::RedisServer;
 
-    fn fixture() -> super::Fixture {
+    async fn fixture() -> super::Fixture {
         let server = RedisServer::start();
         let catalog = RedisCatalog::connect(&server.config(), Arc::new(super::policy())).unwrap();
         super::Fixture {
             catalog: Arc::new(catalog),
             _keep: Box::new(server),
+        }
+    }
+
+    keeps_its_promises!(fixture);
+}
+
+mod embedded {
+    use std::{path::Path, sync::Arc};
+
+    use gigamerge::{
+        catalog::json::JsonCatalog,
+        model::{LayerName, TableRef},
+    };
+
+    async fn fixture() -> super::Fixture {
+        let folder = tempfile::tempdir().unwrap();
+        let layers = vec![(LayerName::parse("hot").unwrap(), folder.path().to_owned())];
+        // No promise of the suite needs a file to be found.
+        let probe = Arc::new(|_: &TableRef, file: &Path| {
+            Err(format!("{} is not expected", file.display()))
+        });
+        let catalog = JsonCatalog::open(layers, Arc::new(super::policy()), probe)
+            .await
+            .unwrap();
+        super::Fixture {
+            catalog: Arc::new(catalog),
+            _keep: Box::new(folder),
         }
     }
 

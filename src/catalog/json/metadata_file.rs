@@ -110,6 +110,7 @@ pub(super) fn read(
             None => metadata.foreign_files.push(item),
         }
     }
+    metadata.files.sort_by_key(|record| record.id);
     for item in take_array(&mut top, "drop_queue").map_err(&malformed)? {
         match drop_item(&item, layer, table) {
             Some(drop) => metadata.drop_queue.push(drop),
@@ -151,6 +152,7 @@ pub(super) fn replace(
         reason: error.to_string(),
     })?;
     let written = (|| {
+        fs::create_dir_all(dir)?;
         let mut file = File::create(&aside)?;
         file.write_all(&text)?;
         file.sync_all()?;

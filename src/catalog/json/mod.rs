@@ -5,6 +5,7 @@
 //! and registered from their footers. An output is announced in `pending` before its bytes
 //! appear, so that after a crash it is known for an orphan and never taken for a new file.
 
+mod claims;
 mod discovery;
 mod metadata_file;
 mod partition;
@@ -27,8 +28,8 @@ use super::{
     Catalog, CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths, Refreshed,
 };
 use crate::model::{
-    ClaimedDrop, ClaimedMerge, DataPath, DropItem, IndexEntry, Iteration, LayerName, Lease,
-    MergePlan, MergeQueue, PartitionDir, TableRef,
+    ClaimedDrop, ClaimedMerge, DataPath, IndexEntry, Iteration, LayerName, Lease, MergePlan,
+    MergeQueue, PartitionDir, PlanId, TableRef,
 };
 
 /// A delete asked for by a writer waits this long, as in the Redis scripts.
@@ -68,8 +69,8 @@ struct Inner {
     probe: Probe,
     policy: RwLock<Arc<Policy>>,
     partitions: Mutex<BTreeMap<PartitionKey, Partition>>,
-    /// Outputs announced by claims of this process, by lease token.
-    announced: Mutex<HashMap<String, Vec<DataPath>>>,
+    /// Outputs announced by claims of this process.
+    announced: Mutex<HashMap<PlanId, Vec<DataPath>>>,
     scan: Mutex<refresh::ScanMemory>,
     locks: Mutex<Vec<File>>,
     is_read_only: bool,
@@ -256,8 +257,8 @@ impl Inner {
         Ok(())
     }
 
-    fn take_announced(&self, token: &str) -> Vec<DataPath> {
-        guard(&self.announced).remove(token).unwrap_or_default()
+    fn take_announced(&self, id: &PlanId) -> Vec<DataPath> {
+        guard(&self.announced).remove(id).unwrap_or_default()
     }
 }
 
@@ -374,8 +375,8 @@ impl Catalog for JsonCatalog {
         let plan = on_queue(&self.inner, queue, |partition| {
             Ok(partition.claim(queue, &policy, now_s(), lease))
         })?;
-        Ok(plan.map(|plan| ClaimedMerge {
-            lease: lease_for(plan.id.as_str(), lease),
+        Ok(plan.map(|(plan, token)| ClaimedMerge {
+            lease: lease_for(&token, lease),
             plan,
         }))
     }
@@ -385,16 +386,10 @@ impl Catalog for JsonCatalog {
         claim: &ClaimedMerge,
         lease: Duration,
     ) -> Result<Lease, CatalogError> {
-        let token = &claim.lease.token;
-        if on_queue(&self.inner, &claim.plan.queue, |partition| {
-            Ok(partition.renew(token, lease))
-        })? {
-            Ok(lease_for(token, lease))
-        } else {
-            Err(CatalogError::LeaseLost {
-                what: claim.plan.queue.to_string(),
-            })
-        }
+        let token = on_queue(&self.inner, &claim.plan.queue, |partition| {
+            partition.renew(&claim.lease.token, lease)
+        })?;
+        Ok(lease_for(&token, lease))
     }
 
     async fn announce_output(
@@ -402,18 +397,14 @@ impl Catalog for JsonCatalog {
         claim: &ClaimedMerge,
         output: &DataPath,
     ) -> Result<(), CatalogError> {
-        let (queue, token, output) = (
-            claim.plan.queue.clone(),
-            claim.lease.token.clone(),
-            output.clone(),
-        );
+        let (claim, output) = (claim.clone(), output.clone());
         self.blocking(move |inner| {
             guard(&inner.announced)
-                .entry(token.clone())
+                .entry(claim.plan.id.clone())
                 .or_default()
                 .push(output.clone());
-            on_queue(inner, &queue, |partition| {
-                partition.announce(&token, &output)
+            on_queue(inner, &claim.plan.queue, |partition| {
+                partition.announce(&claim.lease.token, &output)
             })
         })
         .await
@@ -424,17 +415,13 @@ impl Catalog for JsonCatalog {
         claim: &ClaimedMerge,
         commit: &MergeCommit,
     ) -> Result<CommitOutcome, CatalogError> {
-        let (queue, token, commit) = (
-            claim.plan.queue.clone(),
-            claim.lease.token.clone(),
-            commit.clone(),
-        );
+        let (claim, commit) = (claim.clone(), commit.clone());
         self.blocking(move |inner| {
-            let outcome = on_queue(inner, &queue, |partition| {
-                partition.commit(&token, &commit, now_s())
+            let outcome = on_queue(inner, &claim.plan.queue, |partition| {
+                partition.commit(&claim.lease.token, &commit, now_s())
             })?;
             if outcome == CommitOutcome::Committed {
-                inner.take_announced(&token);
+                inner.take_announced(&claim.plan.id);
             }
             Ok(outcome)
         })
@@ -446,26 +433,22 @@ impl Catalog for JsonCatalog {
         claim: &ClaimedMerge,
         delay: Duration,
     ) -> Result<(), CatalogError> {
-        let (queue, token) = (claim.plan.queue.clone(), claim.lease.token.clone());
+        let claim = claim.clone();
         self.blocking(move |inner| {
-            let removed = inner.take_announced(&token);
-            on_queue(inner, &queue, |partition| {
-                partition.release(&token, &removed, delay)
+            let removed = inner.take_announced(&claim.plan.id);
+            on_queue(inner, &claim.plan.queue, |partition| {
+                partition.release(&claim.lease.token, &removed, delay)
             })
         })
         .await
     }
 
     async fn fail_merge(&self, claim: &ClaimedMerge, reason: &str) -> Result<(), CatalogError> {
-        let (queue, token, reason) = (
-            claim.plan.queue.clone(),
-            claim.lease.token.clone(),
-            reason.to_owned(),
-        );
+        let (claim, reason) = (claim.clone(), reason.to_owned());
         self.blocking(move |inner| {
-            let removed = inner.take_announced(&token);
-            on_queue(inner, &queue, |partition| {
-                partition.fail(&token, &removed, &reason)
+            let removed = inner.take_announced(&claim.plan.id);
+            on_queue(inner, &claim.plan.queue, |partition| {
+                partition.fail(&claim.lease.token, &removed, &reason)
             })
         })
         .await
@@ -480,10 +463,11 @@ impl Catalog for JsonCatalog {
         let mut claimed = Vec::new();
         for partition in guard(&self.inner.partitions).values_mut() {
             let items = partition.claim_drops(limit - claimed.len(), now_s(), lease, &policy);
-            claimed.extend(items.into_iter().map(|item: DropItem| ClaimedDrop {
-                lease: lease_for(item.path.as_str(), lease),
+            let items = items.into_iter().map(|(item, token)| ClaimedDrop {
+                lease: lease_for(&token, lease),
                 item,
-            }));
+            });
+            claimed.extend(items);
             if claimed.len() >= limit {
                 break;
             }
@@ -491,16 +475,23 @@ impl Catalog for JsonCatalog {
         Ok(claimed)
     }
 
+    async fn finish_drop(&self, claim: &ClaimedDrop) -> Result<(), CatalogError> {
+        self.finish_drops(std::slice::from_ref(claim)).await
+    }
+
     async fn finish_drops(&self, claims: &[ClaimedDrop]) -> Result<(), CatalogError> {
-        let mut by_partition: BTreeMap<PartitionKey, Vec<DataPath>> = BTreeMap::new();
-        for item in claims.iter().map(|claim| &claim.item) {
+        let mut by_partition: BTreeMap<PartitionKey, Vec<(DataPath, String)>> = BTreeMap::new();
+        for ClaimedDrop { item, lease } in claims {
             let key = (item.table.clone(), item.path.dir(), item.layer.clone());
-            by_partition.entry(key).or_default().push(item.path.clone());
+            by_partition
+                .entry(key)
+                .or_default()
+                .push((item.path.clone(), lease.token.clone()));
         }
         self.blocking(move |inner| {
-            for ((table, dir, layer), paths) in by_partition {
+            for ((table, dir, layer), drops) in by_partition {
                 inner.with_partition(&table, &dir, &layer, |partition| {
-                    partition.finish_drops(&paths)
+                    partition.finish_drops(&drops)
                 })?;
             }
             Ok(())
@@ -512,8 +503,7 @@ impl Catalog for JsonCatalog {
         let item = &claim.item;
         self.inner
             .with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
-                partition.release_drop(&item.path, delay);
-                Ok(())
+                partition.release_drop(&claim.lease.token, delay)
             })
     }
 
@@ -525,13 +515,12 @@ impl Catalog for JsonCatalog {
         let policy = self.inner.policy();
         let mut depths = QueueDepths::default();
         for partition in guard(&self.inner.partitions).values() {
-            let (idle, claimed) = partition.idle_and_claimed_counts(&policy);
-            let (drops_idle, drops_claimed) = partition.drop_counts();
-            depths.merges_idle_count += idle as u64;
-            // Deletes are claims too.
-            depths.merges_processing_count += claimed.saturating_sub(drops_claimed) as u64;
+            let (merges_idle, merges_processing) = partition.merge_counts(&policy);
+            let (drops_idle, drops_processing) = partition.drop_counts();
+            depths.merges_idle_count += merges_idle as u64;
+            depths.merges_processing_count += merges_processing as u64;
             depths.drops_idle_count += drops_idle as u64;
-            depths.drops_processing_count += drops_claimed as u64;
+            depths.drops_processing_count += drops_processing as u64;
             depths.failed_count += partition.set_aside_count() as u64;
         }
         Ok(depths)

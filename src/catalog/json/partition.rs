@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::{
@@ -18,23 +18,10 @@ use crate::{
 };
 
 use super::{
+    claims::Claims,
     metadata_file::{self, FileRecord, Metadata, Stamp},
     planner::{self, PlannedMerge},
 };
-
-/// A handed-out piece of work. Claims do not outlive the process: the layer's lock keeps others away.
-#[derive(Debug)]
-struct Claim {
-    paths: Vec<DataPath>,
-    expires_at: Instant,
-}
-
-/// What is remembered of a file between attempts.
-#[derive(Debug, Clone, Copy)]
-struct Retry {
-    attempts: u32,
-    not_before: Instant,
-}
 
 #[derive(Debug)]
 pub(super) struct Partition {
@@ -45,9 +32,11 @@ pub(super) struct Partition {
     /// Changes stay in memory.
     is_read_only: bool,
     metadata: Metadata,
+    /// Path → place in `metadata.files`.
+    places: HashMap<DataPath, usize>,
     stamp: Option<Stamp>,
-    claims: HashMap<String, Claim>,
-    retries: HashMap<DataPath, Retry>,
+    merges: Claims,
+    drops: Claims,
     /// Deleted files whose drop items are still in the file on disk; written out with the next change.
     finished_drops: HashSet<DataPath>,
 }
@@ -62,18 +51,26 @@ impl Partition {
     ) -> Result<Self, CatalogError> {
         let stamp = metadata_file::stamp(&folder);
         let metadata = metadata_file::read(&folder, &layer, &table)?;
-        Ok(Self {
+        let mut partition = Self {
             layer,
             table,
             dir,
             folder,
             is_read_only,
-            metadata,
+            metadata: Metadata::default(),
+            places: HashMap::new(),
             stamp,
-            claims: HashMap::new(),
-            retries: HashMap::new(),
+            merges: Claims::default(),
+            drops: Claims::default(),
             finished_drops: HashSet::new(),
-        })
+        };
+        partition.set_metadata(metadata);
+        Ok(partition)
+    }
+
+    fn set_metadata(&mut self, metadata: Metadata) {
+        self.places = places(&metadata);
+        self.metadata = metadata;
     }
 
     /// Reads the file again if somebody else replaced it.
@@ -87,7 +84,7 @@ impl Partition {
             tracing::warn!(folder = %self.folder.display(), "metadata.json was removed; it is written again from memory");
             metadata_file::replace(&self.folder, &self.table, &self.metadata)?;
         } else {
-            self.metadata = metadata_file::read(&self.folder, &self.layer, &self.table)?;
+            self.set_metadata(metadata_file::read(&self.folder, &self.layer, &self.table)?);
         }
         self.stamp = metadata_file::stamp(&self.folder);
         Ok(())
@@ -102,20 +99,17 @@ impl Partition {
         if next == self.metadata {
             return Ok(());
         }
-        if self.is_read_only {
-            self.metadata = next;
-            return Ok(());
-        }
-        let replaced = metadata_file::replace(&self.folder, &self.table, &next);
-        if replaced.is_err() {
+        if !self.is_read_only
+            && let Err(error) = metadata_file::replace(&self.folder, &self.table, &next)
+        {
             // The rename may have happened before the error: what is on disk is true.
             self.reload_if_changed()?;
             if self.metadata != next {
-                return replaced;
+                return Err(error);
             }
         }
         self.stamp = metadata_file::stamp(&self.folder);
-        self.metadata = next;
+        self.set_metadata(next);
         self.finished_drops.clear();
         Ok(())
     }
@@ -138,18 +132,14 @@ impl Partition {
     }
 
     pub(super) fn entry(&self, path: &DataPath) -> Option<&IndexEntry> {
-        self.entries().find(|entry| entry.path == *path)
+        Some(&self.metadata.files.get(*self.places.get(path)?)?.entry)
     }
 
-    /// Every name that the partition accounts for, indexed or not.
-    pub(super) fn known_paths(&self) -> HashSet<DataPath> {
-        let metadata = &self.metadata;
-        self.entries()
-            .map(|entry| &entry.path)
-            .chain(metadata.drop_queue.iter().map(|drop| &drop.path))
-            .chain(&metadata.pending)
-            .cloned()
-            .collect()
+    /// Files that are there without an entry, and rightly so: replaced ones in their grace, and
+    /// outputs before their commit.
+    pub(super) fn unindexed(&self) -> HashSet<&DataPath> {
+        let dropped = self.metadata.drop_queue.iter().map(|drop| &drop.path);
+        dropped.chain(&self.metadata.pending).collect()
     }
 
     /// Adds or replaces entries, removes others and queues their deletion.
@@ -162,31 +152,17 @@ impl Partition {
     ) -> Result<(), CatalogError> {
         let layer = self.layer.clone();
         self.change(|metadata| {
-            let mut next_id = metadata
-                .files
-                .iter()
-                .map(|record| record.id)
-                .max()
-                .unwrap_or(0)
-                + 1;
+            let mut places = places(metadata);
             for entry in add {
-                let mut entry = entry.clone();
-                entry.layer.clone_from(&layer);
-                match metadata
-                    .files
-                    .iter_mut()
-                    .find(|record| record.entry.path == entry.path)
-                {
-                    Some(record) => record.entry = entry,
-                    None => {
-                        metadata.files.push(FileRecord {
-                            id: next_id,
-                            entry,
-                            added_at_s: now_s,
-                            set_aside: None,
-                        });
-                        next_id += 1;
-                    }
+                let entry = IndexEntry {
+                    layer: layer.clone(),
+                    ..entry.clone()
+                };
+                if let Some(place) = places.get(&entry.path) {
+                    metadata.files[*place].entry = entry;
+                } else {
+                    places.insert(entry.path.clone(), metadata.files.len());
+                    push_file(metadata, entry, now_s);
                 }
             }
             remove_files(metadata, remove, now_s + drop_delay_s);
@@ -207,20 +183,9 @@ impl Partition {
         self.change(|metadata| metadata.pending.retain(|path| !paths.contains(path)))
     }
 
-    fn plans(&self, policy: &Policy, now: Instant) -> Vec<PlannedMerge> {
-        let taken: HashSet<&DataPath> = self
-            .claims
-            .values()
-            .filter(|claim| claim.expires_at > now)
-            .flat_map(|claim| &claim.paths)
-            .collect();
-        planner::plan(&self.metadata.files, policy, |path| {
-            taken.contains(path)
-                || self
-                    .retries
-                    .get(path)
-                    .is_some_and(|retry| retry.not_before > now)
-        })
+    fn plans(&self, policy: &Policy) -> Vec<PlannedMerge> {
+        let taken = self.merges.taken();
+        planner::plan(&self.metadata.files, policy, |path| taken.contains(path))
     }
 
     pub(super) fn due_merges(
@@ -229,22 +194,15 @@ impl Partition {
         policy: &Policy,
         now_s: i64,
     ) -> Vec<MergePlan> {
-        self.plans(policy, Instant::now())
+        self.plans(policy)
             .into_iter()
             .filter(|plan| plan.iteration == iteration && plan.due_s <= now_s)
             .map(|plan| self.merge_plan(plan, 0))
             .collect()
     }
 
-    pub(super) fn idle_and_claimed_counts(&self, policy: &Policy) -> (usize, usize) {
-        let now = Instant::now();
-        (
-            self.plans(policy, now).len(),
-            self.claims
-                .values()
-                .filter(|claim| claim.expires_at > now)
-                .count(),
-        )
+    pub(super) fn merge_counts(&self, policy: &Policy) -> (usize, usize) {
+        (self.plans(policy).len(), self.merges.live_count())
     }
 
     fn merge_plan(&self, plan: PlannedMerge, attempts: u32) -> MergePlan {
@@ -265,73 +223,36 @@ impl Partition {
         }
     }
 
-    /// Takes the first due plan of a queue; the plan's id is the lease's token.
+    /// Takes the first due plan of a queue; returns it with the lease's token.
     pub(super) fn claim(
         &mut self,
         queue: &MergeQueue,
         policy: &Policy,
         now_s: i64,
         lease: Duration,
-    ) -> Option<MergePlan> {
-        let now = Instant::now();
-        self.claims.retain(|_, claim| claim.expires_at > now);
-        let planned = self.plans(policy, now).into_iter().find(|plan| {
+    ) -> Option<(MergePlan, String)> {
+        let planned = self.plans(policy).into_iter().find(|plan| {
             plan.iteration == queue.iteration && plan.writer == queue.writer && plan.due_s <= now_s
         })?;
-        let attempts = 1 + planned
-            .paths
-            .iter()
-            .filter_map(|path| self.retries.get(path))
-            .map(|r| r.attempts)
-            .max()
-            .unwrap_or(0);
-        for path in &planned.paths {
-            self.retries.insert(
-                path.clone(),
-                Retry {
-                    attempts,
-                    not_before: now,
-                },
-            );
-        }
-        let plan = self.merge_plan(planned, attempts);
-        self.claims.insert(
-            plan.id.as_str().to_owned(),
-            Claim {
-                paths: plan.paths.clone(),
-                expires_at: now + lease,
-            },
-        );
-        Some(plan)
+        let (token, attempts) = self.merges.take(&planned.paths, lease);
+        Some((self.merge_plan(planned, attempts), token))
     }
 
-    /// False when the claim was lost.
-    pub(super) fn renew(&mut self, token: &str, lease: Duration) -> bool {
-        let now = Instant::now();
-        match self
-            .claims
-            .get_mut(token)
-            .filter(|claim| claim.expires_at > now)
-        {
-            Some(claim) => {
-                claim.expires_at = now + lease;
-                true
-            }
-            None => false,
+    fn lease_lost(&self) -> CatalogError {
+        CatalogError::LeaseLost {
+            what: format!("a plan of {} {}", self.table, self.dir),
         }
     }
 
-    fn holds(&self, token: &str) -> bool {
-        self.claims
-            .get(token)
-            .is_some_and(|claim| claim.expires_at > Instant::now())
+    pub(super) fn renew(&mut self, token: &str, lease: Duration) -> Result<String, CatalogError> {
+        self.merges
+            .renew(token, lease)
+            .ok_or_else(|| self.lease_lost())
     }
 
     pub(super) fn announce(&mut self, token: &str, output: &DataPath) -> Result<(), CatalogError> {
-        if !self.holds(token) {
-            return Err(CatalogError::LeaseLost {
-                what: output.to_string(),
-            });
+        if self.merges.paths(token).is_none() {
+            return Err(self.lease_lost());
         }
         self.change(|metadata| {
             if !metadata.pending.contains(output) {
@@ -346,10 +267,20 @@ impl Partition {
         commit: &MergeCommit,
         now_s: i64,
     ) -> Result<CommitOutcome, CatalogError> {
-        if !self.holds(token) {
-            return Ok(CommitOutcome::LeaseLost);
-        }
         self.reload_if_changed()?;
+        let output_is_here = commit
+            .output
+            .as_ref()
+            .is_some_and(|output| self.entry(&output.path).is_some());
+        if self.merges.paths(token).is_none() {
+            let is_done =
+                output_is_here && commit.sources.iter().all(|path| self.entry(path).is_none());
+            return Ok(if is_done {
+                CommitOutcome::Committed
+            } else {
+                CommitOutcome::LeaseLost
+            });
+        }
         if let Some(gone) = commit
             .sources
             .iter()
@@ -357,175 +288,152 @@ impl Partition {
         {
             return Ok(CommitOutcome::SourceGone(gone.to_string()));
         }
-        if commit
-            .output
-            .as_ref()
-            .is_some_and(|output| self.entry(&output.path).is_some())
-        {
+        if output_is_here {
             return Ok(CommitOutcome::OutputExists);
         }
         let due_s = now_s.saturating_add(i64::try_from(commit.grace.as_secs()).unwrap_or(i64::MAX));
         let layer = self.layer.clone();
         self.change(|metadata| {
-            let id = metadata
-                .files
-                .iter()
-                .map(|record| record.id)
-                .max()
-                .unwrap_or(0)
-                + 1;
-            remove_files(metadata, &commit.sources, due_s);
             if let Some(output) = &commit.output {
                 metadata.pending.retain(|path| *path != output.path);
-                let mut entry = output.clone();
-                entry.layer = layer;
-                metadata.files.push(FileRecord {
-                    id,
-                    entry,
-                    added_at_s: now_s,
-                    set_aside: None,
-                });
+                push_file(
+                    metadata,
+                    IndexEntry {
+                        layer,
+                        ..output.clone()
+                    },
+                    now_s,
+                );
             }
+            remove_files(metadata, &commit.sources, due_s);
             for bad in &commit.set_aside {
                 set_aside(metadata, &bad.path, &bad.reason);
             }
         })?;
-        self.end_claim(token, None);
+        self.merges.end(token, None);
         Ok(CommitOutcome::Committed)
     }
 
-    /// Frees the files of a claim after `delay`; the caller has removed an announced output.
+    /// Frees the files of a claim after `delay`; the caller has removed the outputs that it announced.
     pub(super) fn release(
         &mut self,
         token: &str,
-        output_removed: &[DataPath],
+        removed: &[DataPath],
         delay: Duration,
     ) -> Result<(), CatalogError> {
-        self.end_claim(token, Some(delay));
-        self.forget_pending(output_removed)
+        let was_held = self.merges.end(token, Some(delay));
+        self.forget_pending(removed)?;
+        if was_held {
+            Ok(())
+        } else {
+            Err(self.lease_lost())
+        }
     }
 
     pub(super) fn fail(
         &mut self,
         token: &str,
-        output_removed: &[DataPath],
+        removed: &[DataPath],
         reason: &str,
     ) -> Result<(), CatalogError> {
-        if !self.holds(token) {
-            return Err(CatalogError::LeaseLost {
-                what: self.dir.to_string(),
-            });
-        }
-        let paths = self
-            .claims
-            .get(token)
-            .map(|claim| claim.paths.clone())
-            .unwrap_or_default();
+        let paths = self.merges.paths(token).ok_or_else(|| self.lease_lost())?;
         self.change(|metadata| {
             for path in &paths {
                 set_aside(metadata, path, reason);
             }
-            metadata
-                .pending
-                .retain(|path| !output_removed.contains(path));
+            metadata.pending.retain(|path| !removed.contains(path));
         })?;
-        self.end_claim(token, None);
+        self.merges.end(token, None);
         Ok(())
     }
 
-    fn end_claim(&mut self, token: &str, retry_after: Option<Duration>) {
-        for path in self
-            .claims
-            .remove(token)
-            .into_iter()
-            .flat_map(|claim| claim.paths)
-        {
-            match (retry_after, self.retries.get_mut(&path)) {
-                (Some(delay), Some(retry)) => retry.not_before = Instant::now() + delay,
-                _ => {
-                    self.retries.remove(&path);
-                }
-            }
-        }
-    }
-
-    /// Due deletes that are not handed out, oldest first. Those of files that an entry names are left out by
-    /// the caller's own question to the index.
+    /// Takes due deletes, oldest first; returns each with its lease's token.
     pub(super) fn claim_drops(
         &mut self,
         limit: usize,
         now_s: i64,
         lease: Duration,
         policy: &Policy,
-    ) -> Vec<DropItem> {
-        let now = Instant::now();
-        self.claims.retain(|_, claim| claim.expires_at > now);
+    ) -> Vec<(DropItem, String)> {
+        let taken = self.drops.taken();
+        let is_free =
+            |path: &DataPath| !taken.contains(path) && !self.finished_drops.contains(path);
         let due: Vec<DropItem> = self
             .metadata
             .drop_queue
             .iter()
-            .filter(|drop| drop.due_s <= now_s && policy.serves(&drop.writer))
             .filter(|drop| {
-                !self.finished_drops.contains(&drop.path)
-                    && !self.claims.contains_key(drop.path.as_str())
-            })
-            .filter(|drop| {
-                self.retries
-                    .get(&drop.path)
-                    .is_none_or(|retry| retry.not_before <= now)
+                drop.due_s <= now_s && policy.serves(&drop.writer) && is_free(&drop.path)
             })
             .take(limit)
             .cloned()
             .collect();
-        for drop in &due {
-            let claim = Claim {
-                paths: vec![drop.path.clone()],
-                expires_at: now + lease,
-            };
-            self.claims.insert(drop.path.as_str().to_owned(), claim);
-        }
-        due
+        let drops = &mut self.drops;
+        due.into_iter()
+            .map(|drop| {
+                let (token, _) = drops.take(std::slice::from_ref(&drop.path), lease);
+                (drop, token)
+            })
+            .collect()
     }
 
-    pub(super) fn finish_drops(&mut self, paths: &[DataPath]) -> Result<(), CatalogError> {
-        self.finished_drops.extend(paths.iter().cloned());
-        for path in paths {
-            self.end_claim(path.as_str(), None);
+    pub(super) fn finish_drops(
+        &mut self,
+        drops: &[(DataPath, String)],
+    ) -> Result<(), CatalogError> {
+        for (path, token) in drops {
+            if self.drops.end(token, None) {
+                self.finished_drops.insert(path.clone());
+            }
         }
         self.change(|_| {})
     }
 
-    pub(super) fn release_drop(&mut self, path: &DataPath, delay: Duration) {
-        self.retries.insert(
-            path.clone(),
-            Retry {
-                attempts: 1,
-                not_before: Instant::now(),
-            },
-        );
-        self.end_claim(path.as_str(), Some(delay));
+    pub(super) fn release_drop(
+        &mut self,
+        token: &str,
+        delay: Duration,
+    ) -> Result<(), CatalogError> {
+        if self.drops.end(token, Some(delay)) {
+            Ok(())
+        } else {
+            Err(self.lease_lost())
+        }
     }
 
     pub(super) fn drop_counts(&self) -> (usize, usize) {
-        let all = self.metadata.drop_queue.len()
-            - self
-                .finished_drops
-                .len()
-                .min(self.metadata.drop_queue.len());
-        let claimed = self
+        let waiting = self
             .metadata
             .drop_queue
             .iter()
-            .filter(|drop| self.claims.contains_key(drop.path.as_str()))
+            .filter(|drop| !self.finished_drops.contains(&drop.path))
             .count();
-        (all - claimed.min(all), claimed)
+        let claimed = self.drops.live_count();
+        (waiting.saturating_sub(claimed), claimed)
     }
 }
 
+fn places(metadata: &Metadata) -> HashMap<DataPath, usize> {
+    metadata
+        .files
+        .iter()
+        .enumerate()
+        .map(|(place, record)| (record.entry.path.clone(), place))
+        .collect()
+}
+
+fn push_file(metadata: &mut Metadata, entry: IndexEntry, now_s: i64) {
+    // The newest file stands last.
+    let id = metadata.files.last().map_or(0, |record| record.id) + 1;
+    metadata.files.push(FileRecord {
+        id,
+        entry,
+        added_at_s: now_s,
+        set_aside: None,
+    });
+}
+
 fn remove_files(metadata: &mut Metadata, paths: &[DataPath], due_s: i64) {
-    if paths.is_empty() {
-        return;
-    }
     let removed: HashSet<&DataPath> = paths.iter().collect();
     let queue = &mut metadata.drop_queue;
     metadata.files.retain(|record| {

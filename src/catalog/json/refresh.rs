@@ -11,6 +11,7 @@ use super::{
     Inner, ProbedFile,
     discovery::{self, FoundFile, FoundPartition},
     guard, now_s,
+    partition::Partition,
 };
 use crate::{
     catalog::{CatalogError, Refreshed},
@@ -73,9 +74,9 @@ fn refresh_partition(
         settle(found, memory, true);
         return Ok(());
     }
-    let known = inner.with_partition(&found.table, &found.dir, layer, |partition| {
+    let files = inner.with_partition(&found.table, &found.dir, layer, |partition| {
         partition.reload_if_changed()?;
-        Ok(partition.known_paths())
+        Ok(unknown(files, partition))
     })?;
     if memory.swept.insert(found.folder.clone()) && !inner.is_read_only {
         refreshed.orphans_removed_count += sweep_orphans(inner, layer, found)?;
@@ -85,7 +86,6 @@ fn refresh_partition(
     for file in files {
         match file {
             FoundFile::Other(path, reason) => report(memory, refreshed, &path, &reason),
-            FoundFile::Data(path) if known.contains(&path) => {}
             FoundFile::Data(path) => {
                 let full = found.folder.join(path.file_name());
                 if memory
@@ -115,6 +115,16 @@ fn refresh_partition(
     }
     settle(found, memory, is_settled);
     Ok(())
+}
+
+/// Leaves out the files that the partition accounts for.
+fn unknown(mut files: Vec<FoundFile>, partition: &Partition) -> Vec<FoundFile> {
+    let unindexed = partition.unindexed();
+    files.retain(|file| match file {
+        FoundFile::Data(path) => partition.entry(path).is_none() && !unindexed.contains(path),
+        FoundFile::Other(..) => true,
+    });
+    files
 }
 
 fn settle(found: &FoundPartition, memory: &mut ScanMemory, is_settled: bool) {
