@@ -1,0 +1,117 @@
+//! Stopping and reloading the real daemon.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use rustix::process::Signal;
+
+use crate::support::{
+    lake::Lake,
+    program::{Program, config_file},
+};
+
+fn config(lake: &Lake, timeout: &str, more: &str) -> String {
+    format!(
+        "data_dir = {:?}\n[merge]\nlevels = [{{ iteration = 1, timeout = {timeout:?}, max_size = \"4 GiB\" }}]\n{more}",
+        lake.root
+    )
+}
+
+/// A merge that takes some seconds, so that signals meet it at work.
+fn long_merge() -> (tempfile::TempDir, Lake, Vec<PathBuf>) {
+    let folder = tempfile::tempdir().unwrap();
+    let lake = Lake::new(&folder.path().join("lake"));
+    for seed in 0..24 {
+        lake.drop_file("cpu", seed, 400_000);
+    }
+    let copies = lake.keep_copy("cpu", &folder.path().join("copies"));
+    (folder, lake, copies)
+}
+
+fn is_merging(program: &Program, lake: &Lake) -> bool {
+    !lake.leftovers("cpu").is_empty() && !program.log().contains("merged")
+}
+
+#[test]
+fn a_second_signal_stops_a_merge_between_batches_and_hands_its_plan_back() {
+    let (folder, lake, copies) = long_merge();
+    let config = config_file(folder.path(), &config(&lake, "1s", "[worker]\nstop_timeout = \"10min\"\n"));
+    let mut program = Program::start(&["run", "--config", &config]);
+    program.wait_until("a running merge", |program| is_merging(program, &lake));
+    program.signal(Signal::TERM);
+    program.wait_for_log("stopping");
+    program.signal(Signal::INT);
+    let status = program.wait_for_exit(Duration::from_secs(5));
+    assert_eq!(status.code(), Some(0), "{}", program.log());
+    assert!(program.log().contains("handed back"), "{}", program.log());
+    assert_eq!(lake.leftovers("cpu"), [PathBuf::new(); 0]);
+    assert_eq!(lake.files("cpu").len(), 24);
+    let inputs: Vec<PathBuf> = lake.files("cpu").iter().map(|name| lake.partition("cpu").join(name)).collect();
+    for (input, copy) in inputs.iter().zip(&copies) {
+        assert_eq!(fs::metadata(input).unwrap().len(), fs::metadata(copy).unwrap().len());
+    }
+}
+
+#[test]
+fn a_stopped_daemon_lets_its_merge_finish_in_time() {
+    let (folder, lake, copies) = long_merge();
+    let config = config_file(folder.path(), &config(&lake, "1s", "[worker]\nstop_timeout = \"5min\"\n"));
+    let mut program = Program::start(&["run", "--config", &config]);
+    program.wait_until("a running merge", |program| is_merging(program, &lake));
+    program.signal(Signal::TERM);
+    let status = program.wait_for_exit(Duration::from_secs(120));
+    assert_eq!(status.code(), Some(0), "{}", program.log());
+    let merged: Vec<PathBuf> = lake
+        .files("cpu")
+        .into_iter()
+        .filter(|name| name.ends_with(".2.parquet"))
+        .map(|name| lake.partition("cpu").join(name))
+        .collect();
+    assert_eq!(merged.len(), 1, "{}", program.log());
+    lake.assert_same_rows(&merged, &copies);
+}
+
+#[test]
+fn a_valid_reload_is_applied_and_an_invalid_one_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let lake = Lake::new(&folder.path().join("lake"));
+    for seed in 0..3 {
+        lake.drop_file("cpu", seed, 100);
+    }
+    let path = config_file(folder.path(), &config(&lake, "1h", ""));
+    let mut program = Program::start(&["run", "--config", &path]);
+    program.wait_until("metadata.json", |_| lake.partition("cpu").join("metadata.json").exists());
+    fs::write(&path, config(&lake, "1", "")).unwrap();
+    program.signal(Signal::HUP);
+    program.wait_for_log("the old one stays");
+    assert!(program.log().contains("has no unit"), "{}", program.log());
+    assert!(!program.log().contains("merged"));
+    fs::write(&path, config(&lake, "1s", "[log]\nformat = \"json\"\n")).unwrap();
+    program.signal(Signal::HUP);
+    program.wait_for_log("configuration reloaded");
+    program.wait_for_log("\"message\":\"merged\"");
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait_for_exit(Duration::from_secs(20)).code(), Some(0));
+}
+
+#[test]
+fn a_reload_may_move_to_another_folder_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (Lake::new(&folder.path().join("one")), Lake::new(&folder.path().join("two")));
+    for lake in [&first, &second] {
+        lake.drop_file("cpu", 0, 100);
+        lake.drop_file("cpu", 1, 100);
+    }
+    let path = config_file(folder.path(), &config(&first, "1s", ""));
+    let mut program = Program::start(&["run", "--config", &path]);
+    program.wait_until("a merge in the first folder", |program| program.log().matches("merged").count() == 1);
+    fs::write(&path, config(&second, "1s", "")).unwrap();
+    program.signal(Signal::HUP);
+    program.wait_until("a merge in the second folder", |program| program.log().matches("merged").count() == 2);
+    first.drop_file("cpu", 2, 100);
+    first.drop_file("cpu", 3, 100);
+    fs::write(&path, config(&first, "1s", "")).unwrap();
+    program.signal(Signal::HUP);
+    program.wait_until("another merge in the first folder", |program| program.log().matches("merged").count() == 3);
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait_for_exit(Duration::from_secs(20)).code(), Some(0));
+}
