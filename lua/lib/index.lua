@@ -146,7 +146,7 @@ local function check_entry(text, position, layers)
     writer = entry.writer_id,
     path = path,
     dir = dir,
-    files_key = 'files:' .. entry.database .. ':' .. entry.table .. ':' .. string.match(dir, '^[^/]*'),
+    files_key = 'files:' .. entry.database .. ':' .. entry.table .. ':' .. string.match(path, '[^/]+'),
     folders_key = 'folders:' .. entry.database .. ':' .. entry.table,
   }
   if checked.is_add then
