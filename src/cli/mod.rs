@@ -1,4 +1,5 @@
 //! The command line: one file per command.
+#![allow(clippy::doc_markdown, reason = "these comments are the text of --help")]
 
 pub mod check_config;
 
