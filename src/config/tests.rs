@@ -368,8 +368,9 @@ fn every_file_in_the_config_folder_loads() {
                 .env("GIGAMERGE_LAYERS__0__URL", "DIR/0")
                 .env("GIGAMERGE_LAYERS__1__URL", "DIR/1");
         }
-        sources.sources.file = Some(path);
-        sources.load();
+        sources.sources.file = Some(path.clone());
+        let warnings = sources.load().warnings;
+        assert_eq!(warnings, Vec::<String>::new(), "{}", path.display());
     }
     assert!(count >= 3, "only {count} files");
 }

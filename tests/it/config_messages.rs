@@ -291,9 +291,6 @@ fn layers_that_cannot_be() {
         Case::new().file(
             "[[layers]]\nname = 'a'\nurl = 'DIR/lake'\n[[layers]]\nname = 'a'\nurl = 'DIR/lake/'\n"
         ),
-        Case::new().file(
-            "[[layers]]\nname = 'a'\nurl = 'DIR/lake'\n[[layers]]\nname = 'b'\nurl = 'DIR/lake/inside'\n"
-        ),
         Case::new().file(&format!(
             "[[layers]]\nname = 'a:b'\ntype = 's3'\nurl = 's3://key:{PASSWORD}@host/bucket'\n\
              [[layers]]\nname = 'c'\nurl = 's3://key:{PASSWORD}@host/bucket'\n\
@@ -506,6 +503,10 @@ fn what_is_legal_and_may_surprise() {
         Case::new().lake("").env("LOGLEVEL", "chatty"),
         Case::new().lake("").env("GIGAPI_NO_MERGES", "true"),
         Case::new().lake("merge.enabled = false"),
+        Case::new().file(
+            "[[layers]]\nname = 'a'\nurl = 'DIR/lake'\n[[layers]]\nname = 'b'\nurl = 'DIR/lake/inside'\n\
+             [catalog]\ntype = 'redis'\nurl = 'redis://host'\n"
+        ),
         Case::new().lake(
             "[[merge.levels]]\niteration = 2\ntimeout = '1s'\nmax_size = '1 MiB'\n\
              [[merge.levels]]\niteration = 1\ntimeout = '1s'\nmax_size = '2 MiB'\n"
