@@ -39,7 +39,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
 
 /// Services and scripts tell a wrong configuration, which a restart does not heal, from a failure.
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.chain().any(|cause| cause.is::<ConfigError>()) {
+    if error
+        .chain()
+        .any(<dyn std::error::Error>::is::<ConfigError>)
+    {
         ExitCode::from(cli::EXIT_CONFIG)
     } else {
         ExitCode::FAILURE

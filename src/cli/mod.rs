@@ -1,4 +1,5 @@
 //! The command line: one file per command.
+#![allow(clippy::doc_markdown, reason = "these comments are the text of --help")]
 
 pub mod check_config;
 pub mod demo;
@@ -18,7 +19,7 @@ pub const EXIT_CONFIG: u8 = 78;
 const AFTER_HELP: &str = "\
 Settings come from, weakest first: defaults, the GIGAPI_ variables of a writer, the
 configuration file, GIGAMERGE_ variables (GIGAMERGE_WORKER__LEASE=60s sets worker.lease),
-the options below. `gigamerge check-config` shows the result.
+the options of each command. `gigamerge check-config` shows the result.
 
 Exit codes: 0 done, 1 failed, 2 wrong command line, 78 wrong configuration.";
 

@@ -1,4 +1,4 @@
-//! Settings from environment variables: ours, and those that GigAPI writers use.
+//! Settings from environment variables: ours, and those that `GigAPI` writers use.
 //!
 //! An empty variable counts as not set.
 
@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use config::{Map, Value};
 
 use super::{
+    check,
     load::{Writer, Written},
     problem::Report,
     units,
@@ -15,7 +16,7 @@ use super::{
 /// Highest index in a variable's name. A list is filled up to it, so it must be bounded.
 const INDEX_MAX: usize = 63;
 
-/// The four levels of GigAPI: factor on the base timeout, largest plan.
+/// The four levels of `GigAPI`: factor on the base timeout, largest plan.
 const LEVELS: [(u64, &str); 4] = [
     (1, "100 MiB"),
     (10, "400 MiB"),
@@ -27,7 +28,7 @@ const BASE_TIMEOUT_MAX_S: u64 = 6_000;
 
 type Env = BTreeMap<String, String>;
 
-/// The merge levels, from GigAPI's base timeout when there is one.
+/// The merge levels, from `GigAPI`'s base timeout when there is one.
 ///
 /// They are values of the tree and not defaults of the checks, so that
 /// `GIGAMERGE_MERGE__LEVELS__0__TIMEOUT` changes one of them and leaves the rest.
@@ -77,7 +78,7 @@ pub(super) fn defaults(env: &Env, report: &Report) -> Vec<Written> {
     }]
 }
 
-/// The variables of GigAPI writers, so that a sidecar can share its writer's environment.
+/// The variables of `GigAPI` writers, so that a sidecar can share its writer's environment.
 pub(super) fn gigapi(env: &Env, report: &Report) -> Vec<Written> {
     let mut written = Vec::new();
     let mut add = |key: &str, name: &str, value: Value| {
@@ -102,7 +103,11 @@ pub(super) fn gigapi(env: &Env, report: &Report) -> Vec<Written> {
             "warning" => "warn".to_owned(),
             other => other.to_owned(),
         };
-        add("log.level", "LOGLEVEL", level.into());
+        // Any program may own a variable of this name: its words must not keep us from starting.
+        match check::check_log_level(&level) {
+            Ok(()) => add("log.level", "LOGLEVEL", level.into()),
+            Err(message) => report.warning("LOGLEVEL", &format!("is ignored: {message}")),
+        }
     }
     if let Some(text) = variable(env, "GIGAPI_NO_MERGES") {
         match go_boolean(text) {
@@ -151,7 +156,7 @@ fn gigapi_layers(env: &Env, report: &Report) -> Vec<Value> {
                     layer.insert("global".to_owned(), Value::new(Some(&name), is_global));
                 }
                 None => {
-                    report.problem(name, format!("{} is not true or false", units::quote(text)))
+                    report.problem(name, format!("{} is not true or false", units::quote(text)));
                 }
             }
         }
@@ -166,7 +171,7 @@ fn gigapi_layers(env: &Env, report: &Report) -> Vec<Value> {
                 layer.insert("ttl".to_owned(), Value::new(Some(&name), text));
             }
         }
-        layers.push(Value::new(Some(&format!("{prefix}NAME")), layer));
+        layers.push(Value::new(Some(&format!("{prefix}*")), layer));
     }
     for name in env.keys() {
         let index = name
@@ -222,7 +227,11 @@ fn path_of(rest: &str) -> Result<String, String> {
         }
         if !path.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) {
             match part.parse::<usize>() {
-                Ok(index) if index <= INDEX_MAX => path.push_str(&format!("[{index}]")),
+                Ok(index) if index <= INDEX_MAX => {
+                    path.push('[');
+                    path.push_str(&index.to_string());
+                    path.push(']');
+                }
                 _ => {
                     return Err(format!(
                         "number {part} is too large; at most {INDEX_MAX} is possible"
@@ -263,7 +272,7 @@ fn variable<'e>(env: &'e Env, name: &str) -> Option<&'e str> {
         .filter(|text| !text.is_empty())
 }
 
-/// What GigAPI's own parser takes for a boolean.
+/// What `GigAPI`'s own parser takes for a boolean.
 fn go_boolean(text: &str) -> Option<bool> {
     match text.trim().to_ascii_lowercase().as_str() {
         "1" | "t" | "true" => Some(true),

@@ -26,11 +26,14 @@ pub(super) fn check(checked: &Checked, report: &Report) {
                         real.display()
                     ),
                 );
-            } else if real.starts_with(other) || other.starts_with(&real) {
-                report.problem(
+            } else if let Some(inside) =
+                first_part_below(&real, other).or_else(|| first_part_below(other, &real))
+            {
+                // Legal, and a lake may stand like this already; it breaks only by such a name.
+                report.warning(
                     &setting.place,
-                    format!(
-                        "{} and {} ({other_path}) lie inside each other; each layer needs a folder of its own",
+                    &format!(
+                        "{} and {} ({other_path}) lie inside each other; a database named {inside:?} in the outer one would mix with the inner one",
                         real.display(),
                         other.display()
                     ),
@@ -44,6 +47,13 @@ pub(super) fn check(checked: &Checked, report: &Report) {
     {
         report.problem(&setting.place, message);
     }
+}
+
+/// The folder of `outer` through which `inner` is reached, if it lies inside.
+fn first_part_below(inner: &Path, outer: &Path) -> Option<String> {
+    let below = inner.strip_prefix(outer).ok()?;
+    let first = below.components().next()?;
+    Some(first.as_os_str().to_string_lossy().into_owned())
 }
 
 fn usable(folder: &Path) -> Result<(), String> {

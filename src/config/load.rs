@@ -1,6 +1,6 @@
 //! Reads every source and lays one over the other.
 //!
-//! Weakest first: defaults, the environment of GigAPI writers, the file, our own environment,
+//! Weakest first: defaults, the environment of `GigAPI` writers, the file, our own environment,
 //! the command line. A sidecar that shares its writer's environment needs no file; a file that
 //! is there means what it says.
 
@@ -14,7 +14,9 @@ use std::{
 use config::{FileFormat, Map, Source, Value, ValueKind};
 
 use super::{
-    Config, ConfigError, Problems, Secret, check, env, folders, problem::Report, raw::Section,
+    Config, ConfigError, Problems, Secret, check, env, folders,
+    problem::Report,
+    raw::{self, Section},
 };
 
 /// More than any configuration needs, and little enough to read at once.
@@ -140,17 +142,14 @@ fn read_file(path: &Path, report: &Report) -> Result<Vec<Written>, ConfigError> 
     let mut written = Vec::new();
     for (key, value) in values.into_iter().collect::<BTreeMap<_, _>>() {
         // Other characters would be read as a path into the tree.
-        if key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-        {
+        if raw::is_plain(&key) {
             written.push(Written {
                 writer: Writer::File,
                 key,
                 value,
             });
         } else {
-            report.problem(super::units::quote(&key), "unknown setting");
+            report.problem(raw::plain(&key), "unknown setting");
         }
     }
     Ok(written)
@@ -230,10 +229,7 @@ fn settle_layers(written: &mut Vec<Written>, report: &Report) {
             .origin()
             .unwrap_or("data_dir")
             .to_owned();
-        report.problem(
-            place,
-            "data_dir and layers are both set; remove one of them",
-        );
+        report.problem(place, "is set beside layers; remove one of the two");
     } else if root > layers {
         let place = written[root]
             .value
@@ -286,11 +282,11 @@ fn lay_over(written: Vec<Written>) -> BTreeMap<String, Value> {
 #[cfg(test)]
 pub(super) fn known_settings() -> std::collections::BTreeSet<String> {
     let report = Report::default();
-    let one_of_each = r#"
+    let one_of_each = "
         layers = [{}]
         merge.levels = [{}]
         tables.overrides = [{}]
-    "#;
+    ";
     let values = config::File::from_str(one_of_each, FileFormat::Toml)
         .collect()
         .unwrap();

@@ -1,6 +1,6 @@
 //! The configuration: as written (`raw`), then checked completely (`check`) into these plain types.
 //!
-//! Sources, weakest first: defaults, the environment that GigAPI writers use (`GIGAPI_…`,
+//! Sources, weakest first: defaults, the environment that `GigAPI` writers use (`GIGAPI_…`,
 //! `LOGLEVEL`), the file, our own environment (`GIGAMERGE_…`, two underscores between levels),
 //! the command line. Everything is checked before anything opens, and every problem is reported
 //! at once ([`ConfigError`]). `config/gigamerge.toml` explains each setting.

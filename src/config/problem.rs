@@ -102,6 +102,15 @@ pub(super) struct Place {
     pub(super) origin: Option<String>,
 }
 
+impl Place {
+    /// Whether it was written for a writer, and reached us only because we share its environment.
+    pub(super) fn is_gigapi(&self) -> bool {
+        self.origin
+            .as_ref()
+            .is_some_and(|origin| origin.starts_with("GIGAPI_"))
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.origin {

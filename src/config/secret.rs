@@ -18,7 +18,7 @@ impl Secret {
         let Some((scheme, rest)) = self.0.split_once("://") else {
             return "***".to_owned();
         };
-        // A password may hold a raw '@' or '/': everything up to the last '@' counts as its own.
+        // Even where it should not, a password may hold a raw '@' or '/': everything up to the last '@' counts as its own.
         let shown = match rest.rsplit_once('@') {
             Some((user_info, host)) => match user_info.split_once(':') {
                 Some((user, _)) => format!("{user}:***@{host}"),
@@ -26,11 +26,18 @@ impl Secret {
             },
             None => rest.to_owned(),
         };
-        match shown.split_once('?') {
-            // Unix socket URLs carry the password here.
-            Some((before, _)) => format!("{scheme}://{before}?***"),
-            None => format!("{scheme}://{shown}"),
-        }
+        let Some((before, query)) = shown.split_once('?') else {
+            return format!("{scheme}://{shown}");
+        };
+        // URLs of Unix sockets carry the password here.
+        let query: Vec<String> = query
+            .split('&')
+            .map(|pair| match pair.split_once('=') {
+                Some((key, _)) if key.starts_with("pass") => format!("{key}=***"),
+                _ => pair.to_owned(),
+            })
+            .collect();
+        format!("{scheme}://{before}?{}", query.join("&"))
     }
 }
 
@@ -48,7 +55,7 @@ mod tests {
             ("redis://me@host", "redis://me@host"),
             (
                 "unix:///run/r.sock?db=1&pass=hunter2",
-                "unix:///run/r.sock?***",
+                "unix:///run/r.sock?db=1&pass=***",
             ),
             ("hunter2", "***"),
         ] {

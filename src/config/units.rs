@@ -58,7 +58,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
         return Err(format!(
             "{} has no unit; write \"{}\"",
             quote(trimmed),
-            format_size(bytes)
+            suggest_size(bytes)
         ));
     }
     let number = trimmed
@@ -123,6 +123,15 @@ pub(super) fn format_size(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
+/// What a number of bytes without a unit was probably meant to be.
+pub(super) fn suggest_size(number: u64) -> String {
+    if number < 1024 {
+        format!("{number} MiB")
+    } else {
+        format_size(number)
+    }
+}
+
 fn is_number(text: &str) -> bool {
     text.bytes().any(|b| b.is_ascii_digit())
         && text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
@@ -137,7 +146,7 @@ mod tests {
     #[test]
     fn durations_and_sizes_are_read_as_people_write_them() {
         assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
-        assert_eq!(parse_duration(" 1h 30min "), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration(" 1h 30min "), Ok(Duration::from_mins(90)));
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_size("100 MiB"), Ok(100 << 20));
         assert_eq!(parse_size("100MB"), Ok(100_000_000));

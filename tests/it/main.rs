@@ -2,12 +2,18 @@
 #![allow(
     missing_docs,
     unreachable_pub,
+    clippy::too_many_lines,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a test may stop at the first surprise"
 )]
 
 mod catalog_suite;
+mod config_messages;
+mod daemon_signals;
+mod demo;
+mod embedded_run;
 mod golden;
 mod redis_faults;
+mod redis_run;
 mod support;

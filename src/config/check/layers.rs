@@ -27,10 +27,11 @@ pub(super) fn check(
             "is missing: where is the lake? Give --data-dir DIR, set GIGAMERGE_DATA_DIR, or write data_dir = \"/path\" in the file",
         );
     }
+    let list = root.sections("layers", LAYERS_MAX);
     if let Some(data_dir) = root.text("data_dir") {
         return only_layer(&data_dir, report);
     }
-    let Some(list) = root.sections("layers", LAYERS_MAX) else {
+    let Some(list) = list else {
         return (Vec::new(), Vec::new());
     };
     if list.value.is_empty() {

@@ -1,5 +1,6 @@
 //! From values as written to a [`Config`], or to a list of everything that is wrong.
 
+mod catalog;
 mod layers;
 mod tables;
 
@@ -9,8 +10,7 @@ use croner::parser::{CronParser, Seconds};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    CatalogConfig, Config, DropConfig, LevelConfig, LogConfig, LogFormat, RedisConfig, Secret,
-    WorkerConfig,
+    CatalogConfig, Config, DropConfig, LevelConfig, LogConfig, LogFormat, WorkerConfig,
     problem::{Place, Report, did_you_mean},
     raw::{Section, Setting},
     units,
@@ -18,8 +18,8 @@ use super::{
 use crate::model::{Iteration, WriterId};
 
 const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 
 const LEVELS_MAX: usize = 32;
 const WRITERS_MAX: usize = 10_000;
@@ -39,7 +39,7 @@ pub(super) struct Checked {
 }
 
 pub(super) fn check(mut root: Section<'_>, report: &Report) -> Checked {
-    let catalog = catalog(root.section("catalog"), report);
+    let catalog = catalog::check(root.section("catalog"), report);
     let (layers, roots) = layers::check(&mut root, report);
     if layers.len() > 1 && catalog == CatalogConfig::Json {
         report.warning(
@@ -70,128 +70,35 @@ pub(super) fn check(mut root: Section<'_>, report: &Report) -> Checked {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum CatalogKind {
-    Json,
-    Redis,
-}
-
-fn catalog(mut section: Section<'_>, report: &Report) -> CatalogConfig {
-    let is_kind_set = section.has("type");
-    let kind = section
-        .choice(
-            "type",
-            &[("json", CatalogKind::Json), ("redis", CatalogKind::Redis)],
-        )
-        .map(|kind| kind.value)
-        .or((!is_kind_set).then_some(CatalogKind::Json));
-    if kind == Some(CatalogKind::Redis) {
-        section.require("url", "\"redis://localhost:6379/0\"");
-    }
-    let url = section.secret("url");
-    let timeout = section.duration("timeout", Duration::from_millis(100)..=300 * SECOND);
-    section.finish();
-    let Some(url) = url else {
-        return CatalogConfig::Json;
-    };
-    if kind == Some(CatalogKind::Json) {
-        if is_ours(&url.place) {
-            report.problem(
-                url.place,
-                "is set, but the catalog is \"json\"; write type = \"redis\" as well, or remove the URL",
-            );
-        }
-        return CatalogConfig::Json;
-    }
-    if let Err(message) = check_redis_url(&url.value) {
-        report.problem(&url.place, message);
-    }
-    CatalogConfig::Redis(RedisConfig {
-        url: url.value,
-        timeout: timeout.map_or(5 * SECOND, |timeout| timeout.value),
-    })
-}
-
-/// GigAPI does not look at its URL when its type is json; a URL of ours is meant.
-fn is_ours(place: &Place) -> bool {
-    place
-        .origin
-        .as_ref()
-        .is_none_or(|origin| !origin.starts_with("GIGAPI_"))
-}
-
-/// Refuses what cannot be a server; no message repeats any of it.
-fn check_redis_url(url: &Secret) -> Result<(), &'static str> {
-    const SHAPE: &str = "is not a Redis URL; write redis://[user:password@]host[:port][/database]";
-    let (scheme, rest) = url.0.split_once("://").ok_or(SHAPE)?;
-    match scheme {
-        "redis" | "rediss" => {}
-        "unix" | "redis+unix" if rest.starts_with('/') => return Ok(()),
-        "redis+sentinel" => {
-            return Err(
-                "Sentinel is not supported by this version; name the primary itself with redis://host:port/0",
-            );
-        }
-        _ => return Err(SHAPE),
-    }
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-    let (host, database) = host.split_once('/').unwrap_or((host, ""));
-    let (name, port) = match host.strip_prefix('[') {
-        // An IPv6 address has colons of its own.
-        Some(address) => address.split_once(']').ok_or(SHAPE)?,
-        None => host
-            .find(':')
-            .map_or((host, ""), |colon| host.split_at(colon)),
-    };
-    if name.is_empty() {
-        return Err("names no host; write redis://host:port/0");
-    }
-    let is_port = match port.strip_prefix(':') {
-        Some(digits) => digits.parse::<u16>().is_ok_and(|port| port > 0),
-        None => port.is_empty(),
-    };
-    if !is_port {
-        return Err("has a port that is not a number from 1 to 65535");
-    }
-    let database = database.trim_end_matches('/');
-    if !database.is_empty() && database.parse::<u32>().is_err() {
-        return Err("has a database that is not a number; write for example redis://host:6379/0");
-    }
-    Ok(())
-}
-
 fn levels(mut section: Section<'_>, report: &Report) -> Vec<LevelConfig> {
-    let is_enabled = section
-        .boolean("enabled")
-        .is_none_or(|enabled| enabled.value);
+    let enabled = section.boolean("enabled");
     let mut levels: Vec<(LevelConfig, String)> = Vec::new();
-    let list = section.sections("levels", LEVELS_MAX);
-    let is_readable = list.is_some();
-    if let Some(list) = list {
+    if let Some(list) = section.sections("levels", LEVELS_MAX) {
         if list.value.is_empty() {
             report.problem(
                 &list.place,
                 "is empty; to turn merging off, write merge.enabled = false",
             );
         }
-        let (expected, before) = (list.value.len(), levels.len());
+        let written_count = list.value.len();
         for section in list.value {
             levels.extend(level(section, report));
         }
         // With a level that cannot be read, a gap would be reported that is not there.
-        if levels.len() - before == expected {
+        if levels.len() == written_count {
             check_iterations(&mut levels, &list.place, report);
         }
     }
     section.finish();
-    if !is_enabled {
-        if is_readable {
-            report.warning(
-                "merge.enabled",
-                "is false: files are registered and deleted, but nothing is merged",
-            );
-        }
+    if let Some(enabled) = enabled
+        && !enabled.value
+    {
+        let message = if enabled.place.is_gigapi() {
+            "nothing is merged; when that is meant for the writer only, set GIGAMERGE_MERGE__ENABLED=true"
+        } else {
+            "nothing is merged"
+        };
+        report.warning(enabled.place, message);
         return Vec::new();
     }
     levels.into_iter().map(|(level, _)| level).collect()
@@ -304,7 +211,7 @@ fn worker(mut section: Section<'_>, report: &Report) -> (WorkerConfig, Option<Se
     let max_attempts = section.integer("max_attempts", 1..=1000);
     let writers = section
         .texts("writers", WRITERS_MAX)
-        .and_then(|writers| check_writers(writers, report));
+        .and_then(|writers| check_writers(&writers, report));
     section.finish();
     let worker = WorkerConfig {
         concurrency: usize::try_from(concurrency).unwrap_or(1),
@@ -326,7 +233,7 @@ fn default_concurrency() -> u64 {
         .min(CONCURRENCY_MAX)
 }
 
-fn check_writers(writers: Setting<Vec<String>>, report: &Report) -> Option<Vec<WriterId>> {
+fn check_writers(writers: &Setting<Vec<String>>, report: &Report) -> Option<Vec<WriterId>> {
     if writers.value.is_empty() {
         report.problem(
             &writers.place,
@@ -393,7 +300,7 @@ fn log(mut section: Section<'_>, report: &Report) -> LogConfig {
 /// A level, or a filter in which each part but the first has the form `target=level`.
 ///
 /// The filter's own parser takes "inof" for the name of a target, and then logs nothing.
-fn check_log_level(filter: &str) -> Result<(), String> {
+pub(super) fn check_log_level(filter: &str) -> Result<(), String> {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let is_level = |word: &str| LEVELS.contains(&word.to_ascii_lowercase().as_str());
     for part in filter.split(',').map(str::trim) {

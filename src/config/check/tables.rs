@@ -222,32 +222,35 @@ fn parse_compression(text: &str) -> Result<Compression, String> {
 mod tests {
     use super::*;
 
-    fn column(name: &str, descending: bool, nulls_first: bool) -> Option<SortColumn> {
-        Some(SortColumn {
+    fn column(name: &str, descending: bool, nulls_first: bool) -> SortColumn {
+        SortColumn {
             name: name.to_owned(),
             descending,
             nulls_first,
-        })
+        }
     }
 
     #[test]
     fn a_sort_column_is_read_as_sql_writes_it() {
-        assert_eq!(parse_sort_column("host"), column("host", false, false));
+        assert_eq!(
+            parse_sort_column("host"),
+            Some(column("host", false, false))
+        );
         assert_eq!(
             parse_sort_column(" host DESC "),
-            column("host", true, false)
+            Some(column("host", true, false))
         );
         assert_eq!(
             parse_sort_column("host asc nulls first"),
-            column("host", false, true)
+            Some(column("host", false, true))
         );
         assert_eq!(
             parse_sort_column("host nulls last"),
-            column("host", false, false)
+            Some(column("host", false, false))
         );
         assert_eq!(
             parse_sort_column("\"my host\" desc nulls first"),
-            column("my host", true, true)
+            Some(column("my host", true, true))
         );
         for bad in [
             "",

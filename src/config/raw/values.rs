@@ -1,81 +1,18 @@
-//! The configuration as written: a tree of values that know where they came from.
-//!
-//! Each setting is asked for by name and type; what nobody asked for is unknown. So the names
-//! that the code reads and the names that it accepts cannot drift apart. A wrong value is
-//! reported and then missing, so that one pass finds every problem.
+//! Values by their type, within their bounds.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, time::Duration};
 
-use config::{Value, ValueKind};
+use config::ValueKind;
 
-use super::{
+use super::{Section, Setting, shown};
+use crate::config::{
     Secret,
-    problem::{Place, Report, did_you_mean},
+    problem::{Place, did_you_mean},
     units,
 };
 
-/// A value and where it was written.
-#[derive(Debug, Clone)]
-pub(super) struct Setting<T> {
-    pub(super) value: T,
-    pub(super) place: Place,
-}
-
-/// One table of the configuration.
-pub(super) struct Section<'r> {
-    path: String,
-    origin: Option<String>,
-    values: BTreeMap<String, Value>,
-    known: Vec<&'static str>,
-    report: &'r Report,
-}
-
-impl<'r> Section<'r> {
-    pub(super) fn root(values: BTreeMap<String, Value>, report: &'r Report) -> Self {
-        Self {
-            path: String::new(),
-            origin: None,
-            values,
-            known: Vec::new(),
-            report,
-        }
-    }
-
-    /// This table's own place.
-    pub(super) fn place(&self) -> Place {
-        Place {
-            path: self.path.clone(),
-            origin: self.origin.clone(),
-        }
-    }
-
-    /// The place of a setting that is not there.
-    pub(super) fn place_of(&self, key: &str) -> Place {
-        Place {
-            path: join(&self.path, key),
-            origin: self.origin.clone(),
-        }
-    }
-
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.values.contains_key(key)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.values.is_empty()
-    }
-
-    /// Reports a setting that has no default.
-    pub(super) fn require(&self, key: &str, example: &str) {
-        if !self.has(key) {
-            self.report.problem(
-                self.place_of(key),
-                format!("is missing; write for example {key} = {example}"),
-            );
-        }
-    }
-
-    pub(super) fn text(&mut self, key: &'static str) -> Option<Setting<String>> {
+impl Section<'_> {
+    pub(in crate::config) fn text(&mut self, key: &'static str) -> Option<Setting<String>> {
         let (value, place) = self.take(key)?;
         match value.kind {
             ValueKind::String(text) => Some(Setting { value: text, place }),
@@ -90,7 +27,7 @@ impl<'r> Section<'r> {
     }
 
     /// Like [`text`](Self::text), for values that no message may repeat.
-    pub(super) fn secret(&mut self, key: &'static str) -> Option<Setting<Secret>> {
+    pub(in crate::config) fn secret(&mut self, key: &'static str) -> Option<Setting<Secret>> {
         let (value, place) = self.take(key)?;
         if let ValueKind::String(text) = value.kind {
             let value = Secret(text);
@@ -101,7 +38,7 @@ impl<'r> Section<'r> {
         None
     }
 
-    pub(super) fn boolean(&mut self, key: &'static str) -> Option<Setting<bool>> {
+    pub(in crate::config) fn boolean(&mut self, key: &'static str) -> Option<Setting<bool>> {
         let (value, place) = self.take(key)?;
         let parsed = match &value.kind {
             ValueKind::Boolean(value) => Some(*value),
@@ -119,7 +56,7 @@ impl<'r> Section<'r> {
         parsed.map(|value| Setting { value, place })
     }
 
-    pub(super) fn integer(
+    pub(in crate::config) fn integer(
         &mut self,
         key: &'static str,
         allowed: RangeInclusive<u64>,
@@ -157,7 +94,7 @@ impl<'r> Section<'r> {
         number
     }
 
-    pub(super) fn duration(
+    pub(in crate::config) fn duration(
         &mut self,
         key: &'static str,
         allowed: RangeInclusive<Duration>,
@@ -165,7 +102,7 @@ impl<'r> Section<'r> {
         let (value, place) = self.take(key)?;
         let parsed = match &value.kind {
             ValueKind::String(text) => units::parse_duration(text),
-            ValueKind::I64(0..) | ValueKind::Float(0.0..) => Err(format!(
+            ValueKind::I64(0..) | ValueKind::Float(0.0..1e9) => Err(format!(
                 "{} has no unit; write \"{}s\"",
                 shown(&value.kind),
                 shown(&value.kind)
@@ -186,7 +123,7 @@ impl<'r> Section<'r> {
     }
 
     /// Like [`duration`](Self::duration), for times that travel as whole seconds.
-    pub(super) fn whole_seconds(
+    pub(in crate::config) fn whole_seconds(
         &mut self,
         key: &'static str,
         allowed: RangeInclusive<Duration>,
@@ -206,7 +143,7 @@ impl<'r> Section<'r> {
         None
     }
 
-    pub(super) fn size_bytes(
+    pub(in crate::config) fn size_bytes(
         &mut self,
         key: &'static str,
         allowed: RangeInclusive<u64>,
@@ -216,7 +153,7 @@ impl<'r> Section<'r> {
             ValueKind::String(text) => units::parse_size(text),
             ValueKind::I64(bytes @ 0..) => Err(format!(
                 "{bytes} has no unit; write \"{}\"",
-                units::format_size(bytes.unsigned_abs())
+                units::suggest_size(bytes.unsigned_abs())
             )),
             other => Err(format!(
                 "{} is not a size; write for example \"100 MiB\"",
@@ -234,7 +171,7 @@ impl<'r> Section<'r> {
     }
 
     /// A list of texts, or one text with commas between them (as the environment has to write it).
-    pub(super) fn texts(
+    pub(in crate::config) fn texts(
         &mut self,
         key: &'static str,
         count_max: usize,
@@ -270,7 +207,7 @@ impl<'r> Section<'r> {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(
+    pub(in crate::config) fn choice<T: Copy>(
         &mut self,
         key: &'static str,
         choices: &[(&'static str, T)],
@@ -298,115 +235,6 @@ impl<'r> Section<'r> {
         None
     }
 
-    /// A table inside this one; empty when it is not there.
-    pub(super) fn section(&mut self, key: &'static str) -> Section<'r> {
-        let (values, origin) = match self.take(key) {
-            None => (BTreeMap::new(), None),
-            Some((value, place)) => match value.kind {
-                ValueKind::Table(values) => (values.into_iter().collect(), place.origin),
-                other => {
-                    self.report.problem(
-                        place,
-                        format!("{} is not a section; write [{key}]", shown(&other)),
-                    );
-                    (BTreeMap::new(), None)
-                }
-            },
-        };
-        Section {
-            path: join(&self.path, key),
-            origin,
-            values,
-            known: Vec::new(),
-            report: self.report,
-        }
-    }
-
-    /// A list of tables; `None` when it is not there or wrong.
-    pub(super) fn sections(
-        &mut self,
-        key: &'static str,
-        count_max: usize,
-    ) -> Option<Setting<Vec<Section<'r>>>> {
-        let (value, place) = self.take(key)?;
-        let ValueKind::Array(values) = value.kind else {
-            self.report.problem(
-                &place,
-                format!(
-                    "is not a list of sections; write [[{}]] for each",
-                    place.path
-                ),
-            );
-            return None;
-        };
-        if values.len() > count_max {
-            self.report.problem(
-                &place,
-                format!(
-                    "has {} parts; at most {count_max} are possible",
-                    values.len()
-                ),
-            );
-            return None;
-        }
-        let mut sections = Vec::with_capacity(values.len());
-        for (index, value) in values.into_iter().enumerate() {
-            let path = format!("{}[{index}]", place.path);
-            let origin = value.origin().map(str::to_owned);
-            match value.kind {
-                ValueKind::Table(values) => sections.push(Section {
-                    path,
-                    origin,
-                    values: values.into_iter().collect(),
-                    known: Vec::new(),
-                    report: self.report,
-                }),
-                ValueKind::Nil => self.report.problem(
-                    path,
-                    "is missing; numbers in the environment count from 0 without gaps",
-                ),
-                other => self.report.problem(
-                    Place { path, origin },
-                    format!(
-                        "{} is not a section; write [[{}]]",
-                        shown(&other),
-                        place.path
-                    ),
-                ),
-            }
-        }
-        Some(Setting {
-            value: sections,
-            place,
-        })
-    }
-
-    /// Reports every setting that nobody asked for.
-    pub(super) fn finish(self) {
-        for (key, value) in &self.values {
-            let place = Place {
-                path: join(&self.path, key),
-                origin: origin_below(value),
-            };
-            let mut hint = did_you_mean(key, self.known.iter().copied());
-            if hint.is_empty() && self.path.is_empty() && place.origin.is_some() {
-                hint = self.report.variable_meant_by(key);
-            }
-            self.report.problem(place, format!("unknown setting{hint}"));
-        }
-    }
-
-    fn take(&mut self, key: &'static str) -> Option<(Value, Place)> {
-        self.known.push(key);
-        self.report.asked(join(&self.path, key));
-        let value = self.values.remove(key)?;
-        let place = Place {
-            path: join(&self.path, key),
-            origin: value.origin().map(str::to_owned),
-        };
-        Some((value, place))
-    }
-
     fn within<T: Copy + PartialOrd>(
         &self,
         parsed: Result<T, String>,
@@ -432,40 +260,6 @@ impl<'r> Section<'r> {
         };
         self.report.problem(place, message);
         None
-    }
-}
-
-fn join(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    }
-}
-
-/// Tables lose their origin when sources are laid over each other; their values keep it.
-fn origin_below(value: &Value) -> Option<String> {
-    if let Some(origin) = value.origin() {
-        return Some(origin.to_owned());
-    }
-    match &value.kind {
-        ValueKind::Table(values) => values
-            .iter()
-            .collect::<BTreeMap<_, _>>()
-            .into_values()
-            .find_map(origin_below),
-        ValueKind::Array(values) => values.iter().find_map(origin_below),
-        _ => None,
-    }
-}
-
-/// A value for a message.
-fn shown(kind: &ValueKind) -> String {
-    match kind {
-        ValueKind::String(text) => units::quote(text),
-        ValueKind::Table(_) => "a section".to_owned(),
-        ValueKind::Array(_) => "a list".to_owned(),
-        other => other.to_string(),
     }
 }
 
