@@ -193,11 +193,8 @@ impl Daemon {
 
     /// Obeys signals until one says stop; then stops and returns.
     pub async fn run(mut self, mut signals: mpsc::Receiver<Signal>, reload: Reload) {
-        loop {
-            match signals.recv().await {
-                Some(Signal::Reload) => self.reload(&reload).await,
-                Some(Signal::Stop) | None => break,
-            }
+        while signals.recv().await == Some(Signal::Reload) {
+            self.reload(&reload).await;
         }
         self.stop(&mut signals).await;
     }

@@ -99,7 +99,7 @@ pub(super) fn promoted(
         summary.size_bytes,
         &summary.bounds,
     );
-    entry.extra = source.extra.clone();
+    entry.extra.clone_from(&source.extra);
     Published {
         entry,
         sources: paths(&attempt.sources),

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use rustix::process::Signal;
 
 use crate::support::{
-    lake::Lake,
+    lake::{Lake, assert_same_rows},
     program::{Program, config_file},
 };
 
@@ -34,7 +34,10 @@ fn is_merging(program: &Program, lake: &Lake) -> bool {
 #[test]
 fn a_second_signal_stops_a_merge_between_batches_and_hands_its_plan_back() {
     let (folder, lake, copies) = long_merge();
-    let config = config_file(folder.path(), &config(&lake, "1s", "[worker]\nstop_timeout = \"10min\"\n"));
+    let config = config_file(
+        folder.path(),
+        &config(&lake, "1s", "[worker]\nstop_timeout = \"10min\"\n"),
+    );
     let mut program = Program::start(&["run", "--config", &config]);
     program.wait_until("a running merge", |program| is_merging(program, &lake));
     program.signal(Signal::TERM);
@@ -43,18 +46,28 @@ fn a_second_signal_stops_a_merge_between_batches_and_hands_its_plan_back() {
     let status = program.wait_for_exit(Duration::from_secs(5));
     assert_eq!(status.code(), Some(0), "{}", program.log());
     assert!(program.log().contains("handed back"), "{}", program.log());
-    assert_eq!(lake.leftovers("cpu"), [PathBuf::new(); 0]);
+    assert!(lake.leftovers("cpu").is_empty());
     assert_eq!(lake.files("cpu").len(), 24);
-    let inputs: Vec<PathBuf> = lake.files("cpu").iter().map(|name| lake.partition("cpu").join(name)).collect();
+    let inputs: Vec<PathBuf> = lake
+        .files("cpu")
+        .iter()
+        .map(|name| lake.partition("cpu").join(name))
+        .collect();
     for (input, copy) in inputs.iter().zip(&copies) {
-        assert_eq!(fs::metadata(input).unwrap().len(), fs::metadata(copy).unwrap().len());
+        assert_eq!(
+            fs::metadata(input).unwrap().len(),
+            fs::metadata(copy).unwrap().len()
+        );
     }
 }
 
 #[test]
 fn a_stopped_daemon_lets_its_merge_finish_in_time() {
     let (folder, lake, copies) = long_merge();
-    let config = config_file(folder.path(), &config(&lake, "1s", "[worker]\nstop_timeout = \"5min\"\n"));
+    let config = config_file(
+        folder.path(),
+        &config(&lake, "1s", "[worker]\nstop_timeout = \"5min\"\n"),
+    );
     let mut program = Program::start(&["run", "--config", &config]);
     program.wait_until("a running merge", |program| is_merging(program, &lake));
     program.signal(Signal::TERM);
@@ -67,7 +80,7 @@ fn a_stopped_daemon_lets_its_merge_finish_in_time() {
         .map(|name| lake.partition("cpu").join(name))
         .collect();
     assert_eq!(merged.len(), 1, "{}", program.log());
-    lake.assert_same_rows(&merged, &copies);
+    assert_same_rows(&merged, &copies);
 }
 
 #[test]
@@ -79,7 +92,9 @@ fn a_valid_reload_is_applied_and_an_invalid_one_changes_nothing() {
     }
     let path = config_file(folder.path(), &config(&lake, "1h", ""));
     let mut program = Program::start(&["run", "--config", &path]);
-    program.wait_until("metadata.json", |_| lake.partition("cpu").join("metadata.json").exists());
+    program.wait_until("metadata.json", |_| {
+        lake.partition("cpu").join("metadata.json").exists()
+    });
     fs::write(&path, config(&lake, "1", "")).unwrap();
     program.signal(Signal::HUP);
     program.wait_for_log("the old one stays");
@@ -90,28 +105,43 @@ fn a_valid_reload_is_applied_and_an_invalid_one_changes_nothing() {
     program.wait_for_log("configuration reloaded");
     program.wait_for_log("\"message\":\"merged\"");
     program.signal(Signal::TERM);
-    assert_eq!(program.wait_for_exit(Duration::from_secs(20)).code(), Some(0));
+    assert_eq!(
+        program.wait_for_exit(Duration::from_secs(20)).code(),
+        Some(0)
+    );
 }
 
 #[test]
 fn a_reload_may_move_to_another_folder_and_back() {
     let folder = tempfile::tempdir().unwrap();
-    let (first, second) = (Lake::new(&folder.path().join("one")), Lake::new(&folder.path().join("two")));
+    let (first, second) = (
+        Lake::new(&folder.path().join("one")),
+        Lake::new(&folder.path().join("two")),
+    );
     for lake in [&first, &second] {
         lake.drop_file("cpu", 0, 100);
         lake.drop_file("cpu", 1, 100);
     }
     let path = config_file(folder.path(), &config(&first, "1s", ""));
     let mut program = Program::start(&["run", "--config", &path]);
-    program.wait_until("a merge in the first folder", |program| program.log().matches("merged").count() == 1);
+    program.wait_until("a merge in the first folder", |program| {
+        program.log().matches("merged").count() == 1
+    });
     fs::write(&path, config(&second, "1s", "")).unwrap();
     program.signal(Signal::HUP);
-    program.wait_until("a merge in the second folder", |program| program.log().matches("merged").count() == 2);
+    program.wait_until("a merge in the second folder", |program| {
+        program.log().matches("merged").count() == 2
+    });
     first.drop_file("cpu", 2, 100);
     first.drop_file("cpu", 3, 100);
     fs::write(&path, config(&first, "1s", "")).unwrap();
     program.signal(Signal::HUP);
-    program.wait_until("another merge in the first folder", |program| program.log().matches("merged").count() == 3);
+    program.wait_until("another merge in the first folder", |program| {
+        program.log().matches("merged").count() == 3
+    });
     program.signal(Signal::TERM);
-    assert_eq!(program.wait_for_exit(Duration::from_secs(20)).code(), Some(0));
+    assert_eq!(
+        program.wait_for_exit(Duration::from_secs(20)).code(),
+        Some(0)
+    );
 }

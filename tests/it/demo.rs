@@ -10,11 +10,21 @@ use crate::support::program::{Program, run};
 fn the_demo_ends_with_every_row_in_its_place() {
     let (code, out, log) = run(&["demo", "--seconds", "8"]);
     assert_eq!(code, 0, "{out}{log}");
-    assert!(out.contains("Every row is there exactly once, and every merged file is sorted by time."), "{out}{log}");
+    assert!(
+        out.contains("Every row is there exactly once, and every merged file is sorted by time."),
+        "{out}{log}"
+    );
     assert!(out.contains("iteration 2"), "{out}");
     assert_eq!(log, "", "the demo logged something");
-    let folder = out.split("a second into ").nth(1).and_then(|rest| rest.split(';').next()).unwrap();
-    assert!(!std::path::Path::new(folder).exists(), "{folder} was left behind");
+    let folder = out
+        .split("a second into ")
+        .nth(1)
+        .and_then(|rest| rest.split(';').next())
+        .unwrap();
+    assert!(
+        !std::path::Path::new(folder).exists(),
+        "{folder} was left behind"
+    );
 }
 
 #[test]

@@ -3,6 +3,9 @@
     missing_docs,
     unreachable_pub,
     clippy::too_many_lines,
+    clippy::unnecessary_debug_formatting,
+    clippy::unused_async,
+    clippy::default_trait_access,
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "a test may stop at the first surprise"

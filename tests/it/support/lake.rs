@@ -28,11 +28,17 @@ pub struct Lake {
 
 impl Lake {
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     pub fn partition(&self, table: &str) -> PathBuf {
-        self.root.join("db").join(table).join("data").join(PARTITION)
+        self.root
+            .join("db")
+            .join(table)
+            .join("data")
+            .join(PARTITION)
     }
 
     /// Writes one level-1 file of `rows` unsorted rows within `minute` of the hour, aside first, then
@@ -63,7 +69,11 @@ impl Lake {
     /// What lies in `tmp` of a table.
     pub fn leftovers(&self, table: &str) -> Vec<PathBuf> {
         let tmp = self.root.join("db").join(table).join("tmp");
-        fs::read_dir(tmp).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+        fs::read_dir(tmp)
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().path())
+            .collect()
     }
 
     /// Keeps a copy of the inputs, so that what becomes of them can be compared later.
@@ -75,24 +85,29 @@ impl Lake {
         };
         self.files(table).into_iter().map(copy).collect()
     }
+}
 
-    /// Asserts with the independent reader that each output is sorted and that together they hold exactly
-    /// the rows of the inputs.
-    pub fn assert_same_rows(&self, outputs: &[PathBuf], inputs: &[PathBuf]) {
-        let list = |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
-        let request = serde_json::json!({ "outputs": list(outputs), "inputs": list(inputs) });
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("request.json");
-        fs::write(&file, request.to_string()).unwrap();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/duckdb/same_rows.py");
-        let answer = python().arg(script).arg(file).output().unwrap();
-        assert!(
-            answer.status.success(),
-            "{}{}",
-            String::from_utf8_lossy(&answer.stdout),
-            String::from_utf8_lossy(&answer.stderr)
-        );
-    }
+/// Asserts with the independent reader that each output is sorted and that together they hold exactly
+/// the rows of the inputs.
+pub fn assert_same_rows(outputs: &[PathBuf], inputs: &[PathBuf]) {
+    let list = |paths: &[PathBuf]| {
+        paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect::<Vec<_>>()
+    };
+    let request = serde_json::json!({ "outputs": list(outputs), "inputs": list(inputs) });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("request.json");
+    fs::write(&file, request.to_string()).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/duckdb/same_rows.py");
+    let answer = python().arg(script).arg(file).output().unwrap();
+    assert!(
+        answer.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&answer.stdout),
+        String::from_utf8_lossy(&answer.stderr)
+    );
 }
 
 fn uuid_of(seed: u64) -> String {
@@ -101,7 +116,9 @@ fn uuid_of(seed: u64) -> String {
 
 /// A small generator: the tests need the same rows each time, not good randomness.
 pub fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
     *state >> 33
 }
 
@@ -114,19 +131,30 @@ pub fn batch(seed: u64, rows: usize) -> RecordBatch {
     let times: ArrayRef = Arc::new(Int64Array::from_iter_values(times));
     let hosts = (0..rows).map(|_| format!("host-{}", next(&mut state) % 20));
     let hosts: ArrayRef = Arc::new(StringArray::from_iter_values(hosts));
-    let values = (0..rows).map(|_| (!next(&mut state).is_multiple_of(10)).then(|| next(&mut state) as f64 / 7.0));
+    let values = (0..rows)
+        .map(|_| (!next(&mut state).is_multiple_of(10)).then(|| next(&mut state) as f64 / 7.0));
     let values: ArrayRef = Arc::new(values.collect::<Float64Array>());
     let mut columns = vec![("host", hosts), ("__timestamp", times), ("value", values)];
     if seed.is_multiple_of(3) {
         let more = (0..rows).map(|_| i64::try_from(next(&mut state)).unwrap());
-        columns.push(("late_column", Arc::new(Int64Array::from_iter_values(more)) as ArrayRef));
+        columns.push((
+            "late_column",
+            Arc::new(Int64Array::from_iter_values(more)) as ArrayRef,
+        ));
     }
     RecordBatch::try_from_iter(columns).unwrap()
 }
 
 pub fn write_file(path: &Path, batch: &RecordBatch) {
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(8124)).build();
-    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(8124))
+        .build();
+    let mut writer = ArrowWriter::try_new(
+        File::create(path).unwrap(),
+        batch.schema(),
+        Some(properties),
+    )
+    .unwrap();
     writer.write(batch).unwrap();
     writer.close().unwrap();
 }

@@ -30,7 +30,11 @@ pub fn command() -> Command {
 pub fn run(arguments: &[&str]) -> (i32, String, String) {
     let output = command().args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    (
+        output.status.code().unwrap_or(-1),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
 }
 
 impl Program {
@@ -58,7 +62,9 @@ impl Program {
 
     /// Waits until the log holds `text`.
     pub fn wait_for_log(&mut self, text: &str) {
-        self.wait_until(&format!("{text:?} in the log"), |program| program.log().contains(text));
+        self.wait_until(&format!("{text:?} in the log"), |program| {
+            program.log().contains(text)
+        });
     }
 
     /// Waits up to a minute; shows the log if that is not enough or the program ends before.
@@ -66,8 +72,16 @@ impl Program {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !is_so(self) {
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "ended ({ended:?}) before {what}:\n{}", self.log());
-            assert!(Instant::now() < deadline, "no {what} within a minute:\n{}", self.log());
+            assert!(
+                ended.is_none(),
+                "ended ({ended:?}) before {what}:\n{}",
+                self.log()
+            );
+            assert!(
+                Instant::now() < deadline,
+                "no {what} within a minute:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -79,7 +93,11 @@ impl Program {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "still running after {limit:?}:\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "still running after {limit:?}:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
