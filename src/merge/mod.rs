@@ -2,14 +2,44 @@
 //!
 //! Synchronous: callers run it on threads of their own and stop it through [`MergeControl`].
 
+//!
+//! Inputs are opened, their schemas united and a strategy chosen from their footers; then
+//! sorted runs are made and merged into the output, which is checked before anybody sees
+//! it. Three invariants hold for every output: ROWS-KEPT, ORDER-KEPT, COLUMNS-UNITED.
+
+mod bounds;
+mod context;
+mod decode;
 mod error;
+mod footers;
+mod gather;
+mod guard;
+mod inputs;
+mod keys;
+mod order;
+mod runs;
+mod schema;
+mod spill;
+mod strategy;
+mod widen;
+mod writer;
 
 use std::{
-    path::PathBuf,
+    collections::BTreeSet,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use arrow::{compute::SortOptions, datatypes::DataType};
 use serde_json::Value;
+
+use context::{Context, Shares, Stop};
+use decode::DecodeLimits;
+use inputs::{Input, Keep};
+use keys::{IntKeys, KeySpace, RowKeys};
+use schema::UnitedSchema;
+use strategy::{InputSummary, Limits, Run};
+use writer::{OutputWriter, Written};
 
 pub use error::{BadInput, MergeError};
 
@@ -130,4 +160,290 @@ pub struct FileSummary {
     pub is_sorted: bool,
     /// Bounds of the wanted columns; exact ones from statistics, else read from the column itself.
     pub bounds: Vec<ColumnBounds>,
+}
+
+/// Merges the inputs into one file sorted by the wanted order, ties in the order of inputs.
+///
+/// On success the output is complete but not yet synced to disk. On error neither output nor
+/// scratch is left behind. An output that exists already is an error and stays as it is.
+pub fn merge_files(
+    request: &MergeRequest,
+    control: &MergeControl,
+) -> Result<MergeReport, MergeError> {
+    let shares = Shares::of(request.options.memory_budget_bytes)?;
+    let inputs = inputs::open_all(&request.inputs, keep(&shares))?;
+    let united = schema::unite(&inputs, |input, column| {
+        footers::integer_range(input, column, scan_limits(&shares))
+    })?;
+    let order = SortOrder::of(request, &inputs, &united)?;
+    let summaries = describe(request, &inputs, &order, &shares)?;
+    let context = Context {
+        request,
+        control,
+        inputs: &inputs,
+        united: &united,
+        shares,
+        sort_places: order.places.clone(),
+    };
+    let (written, spilled_run_count) = match &order.keys {
+        Keys::Integers(space) => merge_trusting(&context, space, summaries)?,
+        Keys::Rows(space) => merge_trusting(&context, space, summaries)?,
+    };
+    let output_bytes = check_output(&context, &written)?;
+    written.file.keep();
+    Ok(MergeReport {
+        row_count: written.row_count,
+        input_bytes: inputs.iter().map(|input| input.size_bytes).sum(),
+        output_bytes,
+        spilled_run_count,
+        bounds: written.bounds,
+    })
+}
+
+/// Describes one file from its footer. Only where statistics are missing or not exact are
+/// the columns of `bounds_of` decoded.
+pub fn summarize(path: &Path, options: &MergeOptions) -> Result<FileSummary, MergeError> {
+    let shares = Shares::of(options.memory_budget_bytes)?;
+    let bad = |reason| {
+        MergeError::BadInputs(vec![BadInput {
+            index: 0,
+            path: path.to_owned(),
+            reason,
+        }])
+    };
+    let input = guard::guarded(|| inputs::open(0, path, 0)).map_err(bad)?;
+    let footer = input
+        .footer()
+        .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
+    let mut bounds = Vec::new();
+    for column in &options.bounds_of {
+        if input
+            .schema
+            .field_with_name(column)
+            .is_ok_and(|field| !field.data_type().is_nested())
+        {
+            let found = footers::column_bounds(&input, &footer, column, scan_limits(&shares))?;
+            bounds.extend(found.finish(column));
+        }
+    }
+    Ok(FileSummary {
+        row_count: input.row_count,
+        size_bytes: input.size_bytes,
+        is_sorted: footers::is_sorted(&input, &footer, &options.order_by),
+        bounds,
+    })
+}
+
+/// Small files are read once, as a whole.
+const SMALL_FILE_BYTES: u64 = 1 << 20;
+/// After so many footers that lied, none is believed.
+const MISLED_COUNT_MAX: usize = 3;
+
+fn keep(shares: &Shares) -> Keep {
+    Keep {
+        total_bytes: shares.footers_bytes,
+        file_bytes: SMALL_FILE_BYTES,
+    }
+}
+
+fn scan_limits(shares: &Shares) -> DecodeLimits {
+    DecodeLimits {
+        batch_bytes: shares.load_batch_bytes,
+        page_bytes: shares.page_bytes,
+    }
+}
+
+/// The order of one merge.
+struct SortOrder {
+    /// Places of its columns in the united schema; empty when there are no rows to order.
+    places: Vec<usize>,
+    /// The type of the first column.
+    first_type: Option<DataType>,
+    keys: Keys,
+}
+
+enum Keys {
+    Integers(IntKeys),
+    Rows(RowKeys),
+}
+
+impl SortOrder {
+    /// Checks that every input with rows can be ordered.
+    fn of(
+        request: &MergeRequest,
+        inputs: &[Input],
+        united: &UnitedSchema,
+    ) -> Result<Self, MergeError> {
+        let order_by = &request.options.order_by;
+        let filled: Vec<&Input> = inputs.iter().filter(|input| input.row_count > 0).collect();
+        let (Some(first_input), Some(first_column)) = (filled.first(), order_by.first()) else {
+            let keys = Keys::Integers(IntKeys {
+                descending: false,
+                nulls_first: false,
+            });
+            return Ok(Self {
+                places: Vec::new(),
+                first_type: None,
+                keys,
+            });
+        };
+        let refuse = |column: &SortColumn, input: &Input, reason: &str| MergeError::SortColumn {
+            column: column.name.clone(),
+            file: input.path.clone(),
+            reason: reason.to_owned(),
+        };
+        let (mut places, mut types) = (Vec::new(), Vec::new());
+        for column in order_by {
+            if let Some(input) = filled
+                .iter()
+                .find(|input| input.schema.index_of(&column.name).is_err())
+            {
+                return Err(refuse(column, input, "is missing"));
+            }
+            let place = united
+                .schema
+                .index_of(&column.name)
+                .map_err(|_| refuse(column, first_input, "is missing"))?;
+            let options = SortOptions {
+                descending: column.descending,
+                nulls_first: column.nulls_first,
+            };
+            places.push(place);
+            types.push((united.schema.field(place).data_type().clone(), options));
+        }
+        let first_type = types.first().map(|(data_type, _)| data_type.clone());
+        let keys = match &types[..] {
+            [(data_type, options)] if keys::has_integer_order(data_type) => {
+                Keys::Integers(IntKeys {
+                    descending: options.descending,
+                    nulls_first: options.nulls_first,
+                })
+            }
+            _ => Keys::Rows(RowKeys::new(&types).ok_or_else(|| {
+                let nested = types.iter().position(|(data_type, _)| {
+                    RowKeys::new(&[(data_type.clone(), SortOptions::default())]).is_none()
+                });
+                let column = nested.map_or(first_column, |index| &order_by[index]);
+                let file = filled
+                    .iter()
+                    .find(|input| input.schema.index_of(&column.name).is_ok());
+                refuse(
+                    column,
+                    file.unwrap_or(first_input),
+                    "has a type that cannot be ordered",
+                )
+            })?),
+        };
+        Ok(Self {
+            places,
+            first_type,
+            keys,
+        })
+    }
+}
+
+fn describe(
+    request: &MergeRequest,
+    inputs: &[Input],
+    order: &SortOrder,
+    shares: &Shares,
+) -> Result<Vec<InputSummary>, MergeError> {
+    let keys_are_integers = matches!(order.keys, Keys::Integers(_));
+    inputs
+        .iter()
+        .map(|input| {
+            let order_by = &request.options.order_by;
+            footers::describe(
+                input,
+                order_by,
+                order.first_type.as_ref(),
+                keys_are_integers,
+                shares,
+            )
+        })
+        .collect()
+}
+
+/// Merges by what footers say; starts again, believing less, when one turns out to lie.
+fn merge_trusting<K: KeySpace>(
+    context: &Context<'_>,
+    space: &K,
+    mut summaries: Vec<InputSummary>,
+) -> Result<(Written, u64), MergeError> {
+    let limits = Limits {
+        runs_bytes: context.shares.runs_bytes,
+        open_files: context::OPEN_FILES_MAX,
+    };
+    let mut lying = BTreeSet::new();
+    loop {
+        context.control.rows_read.store(0, Ordering::Relaxed);
+        context.control.rows_written.store(0, Ordering::Relaxed);
+        let plan = strategy::choose_strategy(&summaries, limits);
+        match merge_planned(context, space, &plan) {
+            Ok(done) => return Ok(done),
+            Err(Stop::Error(error)) => return Err(error),
+            Err(Stop::Misled { inputs, too_large }) => {
+                // Every round distrusts more, and a merge that trusts nobody cannot be misled.
+                lying.extend(inputs.clone());
+                let distrust_all = !lying.is_empty() && lying.len() > MISLED_COUNT_MAX;
+                for (index, summary) in summaries.iter_mut().enumerate() {
+                    if distrust_all || inputs.contains(&index) {
+                        summary.seems_sorted = false;
+                        summary.key_range = None;
+                        if too_large || distrust_all {
+                            summary.decoded_bytes = u64::MAX;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn merge_planned<K: KeySpace>(
+    context: &Context<'_>,
+    space: &K,
+    plan: &[Run],
+) -> Result<(Written, u64), Stop> {
+    let request = context.request;
+    let mut writer = OutputWriter::create(
+        &request.output,
+        context.united,
+        &request.options,
+        &context.shares,
+        context.control,
+    )?;
+    let runs = runs::make_runs(context, space, plan)?;
+    order::merge_runs(
+        context,
+        space,
+        runs.cursors,
+        context.shares.output_batch(),
+        &mut writer,
+    )?;
+    Ok((writer.finish()?, runs.spilled_run_count))
+}
+
+/// ROWS-KEPT and COLUMNS-UNITED, on what a reader of the output will see. Gives its size.
+fn check_output(context: &Context<'_>, written: &Written) -> Result<u64, MergeError> {
+    let rows_in: u64 = context.inputs.iter().map(|input| input.row_count).sum();
+    let output = guard::guarded(|| inputs::open(0, &context.request.output, 0))
+        .map_err(|reason| context.invariant("ROWS-KEPT", reason))?;
+    if written.row_count != rows_in || output.row_count != rows_in {
+        let reason = format!(
+            "inputs have {rows_in} rows, {} were written, the output's footer says {}",
+            written.row_count, output.row_count
+        );
+        return Err(context.invariant("ROWS-KEPT", reason));
+    }
+    let wanted = context
+        .united
+        .schema
+        .fields()
+        .iter()
+        .map(|field| field.name());
+    if !wanted.eq(output.schema.fields().iter().map(|field| field.name())) {
+        return Err(context.invariant("COLUMNS-UNITED", "the output has other columns".to_owned()));
+    }
+    Ok(output.size_bytes)
 }

@@ -1,0 +1,258 @@
+//! Reading bytes that nobody has checked yet: every allocation that a file asks for is
+//! compared with what the file can hold, and a panic of the decoder stays with its file.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::FileExt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use parquet::{
+    errors::{ParquetError, Result as ParquetResult},
+    file::reader::{ChunkReader, Length},
+};
+
+/// Page headers are a few dozen bytes, with statistics a few hundred.
+const HEADER_READ_BYTES: usize = 512;
+
+/// Runs `read`; a panic inside becomes an error, so that one bad file never ends the process.
+pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no reason given");
+        Err(format!("its bytes confuse the decoder ({text})"))
+    })
+}
+
+/// One input's bytes: the open file, or a copy when it is small. Reads by position, so no
+/// two readers disturb each other.
+#[derive(Debug, Clone)]
+pub(super) struct InputBytes {
+    source: Source,
+    size_bytes: u64,
+    page_limit_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    File(Arc<File>),
+    Copy(Bytes),
+}
+
+impl InputBytes {
+    /// Bytes of an open file of a known size.
+    pub(super) fn file(file: File, size_bytes: u64) -> Self {
+        Self {
+            source: Source::File(Arc::new(file)),
+            size_bytes,
+            page_limit_bytes: None,
+        }
+    }
+
+    /// Bytes that were read already.
+    pub(super) fn copy(bytes: Bytes) -> Self {
+        Self {
+            size_bytes: bytes.len() as u64,
+            source: Source::Copy(bytes),
+            page_limit_bytes: None,
+        }
+    }
+
+    /// Refuses pages that would grow beyond `limit_bytes`. Only for decoding: every
+    /// `get_read` is then the start of a page header.
+    pub(super) fn with_page_limit(mut self, limit_bytes: u64) -> Self {
+        self.page_limit_bytes = Some(limit_bytes);
+        self
+    }
+
+    fn check_page(&self, header: &[u8]) -> ParquetResult<()> {
+        let Some(limit_bytes) = self.page_limit_bytes else {
+            return Ok(());
+        };
+        let Some((uncompressed, compressed)) = page_sizes(header) else {
+            return Err(ParquetError::General("a page header is damaged".into()));
+        };
+        for (what, claimed) in [("", uncompressed), ("compressed ", compressed)] {
+            if claimed < 0 {
+                return Err(ParquetError::General(format!(
+                    "a page claims a negative {what}size"
+                )));
+            }
+        }
+        if u64::try_from(uncompressed).unwrap_or(u64::MAX) > limit_bytes {
+            return Err(ParquetError::General(format!(
+                "a page claims {uncompressed} bytes, more than the {limit_bytes} bytes that \
+                 the memory budget leaves for one page; if the file is sound, raise \
+                 worker.memory_budget"
+            )));
+        }
+        if u64::try_from(compressed).unwrap_or(u64::MAX) > self.size_bytes {
+            return Err(ParquetError::General(format!(
+                "a page claims {compressed} compressed bytes, more than the file has"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Length for InputBytes {
+    fn len(&self) -> u64 {
+        self.size_bytes
+    }
+}
+
+impl ChunkReader for InputBytes {
+    type T = InputRead;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        let mut read = InputRead {
+            bytes: self.clone(),
+            position: start,
+            buffer: Bytes::new(),
+        };
+        read.fill(HEADER_READ_BYTES)?;
+        self.check_page(&read.buffer)?;
+        Ok(read)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        let end = start
+            .checked_add(length as u64)
+            .filter(|end| *end <= self.size_bytes)
+            .ok_or_else(|| {
+                ParquetError::EOF(format!(
+                    "it points to {length} bytes at {start}, beyond its end at {}",
+                    self.size_bytes
+                ))
+            })?;
+        match &self.source {
+            Source::Copy(bytes) => {
+                let (start, end) = (usize::try_from(start)?, usize::try_from(end)?);
+                Ok(bytes.slice(start..end))
+            }
+            Source::File(file) => {
+                let mut buffer = vec![0; length];
+                file.read_exact_at(&mut buffer, start)?;
+                Ok(buffer.into())
+            }
+        }
+    }
+}
+
+/// Reads on from one position, a few hundred bytes at a time.
+pub(super) struct InputRead {
+    bytes: InputBytes,
+    position: u64,
+    buffer: Bytes,
+}
+
+impl InputRead {
+    fn fill(&mut self, wanted: usize) -> ParquetResult<()> {
+        let left = self.bytes.size_bytes.saturating_sub(self.position);
+        let length = wanted.min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.buffer = self.bytes.get_bytes(self.position, length)?;
+        self.position += length as u64;
+        Ok(())
+    }
+}
+
+impl Read for InputRead {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        if self.buffer.is_empty() {
+            self.fill(HEADER_READ_BYTES.max(target.len().min(1 << 20)))
+                .map_err(io::Error::other)?;
+        }
+        let length = target.len().min(self.buffer.len());
+        target[..length].copy_from_slice(&self.buffer.split_to(length));
+        Ok(length)
+    }
+}
+
+/// Uncompressed and compressed size of a page, from the first fields of its Thrift header:
+/// type, `uncompressed_page_size`, `compressed_page_size`, all 32-bit integers.
+fn page_sizes(header: &[u8]) -> Option<(i64, i64)> {
+    const NEXT_FIELD_I32: u8 = 0x15;
+    let mut rest = header;
+    let mut field = || {
+        let (first, tail) = rest.split_first()?;
+        rest = tail;
+        if *first != NEXT_FIELD_I32 {
+            return None;
+        }
+        let mut value = 0_u64;
+        for shift in (0..35).step_by(7) {
+            let (byte, tail) = rest.split_first()?;
+            rest = tail;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                // Zigzag: the lowest bit is the sign; five bytes hold 35 bits, so it fits.
+                let magnitude = i64::try_from(value >> 1).ok()?;
+                return Some(if value & 1 == 0 {
+                    magnitude
+                } else {
+                    -magnitude - 1
+                });
+            }
+        }
+        None
+    };
+    let _page_type = field()?;
+    Some((field()?, field()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_sizes_are_read_from_the_first_header_fields() {
+        // type 0, 300 uncompressed, 100 compressed
+        let header = [0x15, 0x00, 0x15, 0xd8, 0x04, 0x15, 0xc8, 0x01, 0x2c];
+        assert_eq!(page_sizes(&header), Some((300, 100)));
+        assert_eq!(
+            page_sizes(&[0x15, 0x00, 0x15, 0x01, 0x15, 0x02]),
+            Some((-1, 1))
+        );
+        assert_eq!(page_sizes(&header[..4]), None);
+        assert_eq!(page_sizes(&[0x16, 0x00, 0x15, 0x00, 0x15, 0x00]), None);
+    }
+
+    #[test]
+    fn a_page_that_claims_too_much_is_refused_before_anything_is_allocated() {
+        let header = [0x15, 0x00, 0x15, 0xd8, 0x04, 0x15, 0xc8, 0x01, 0x2c];
+        let bytes = InputBytes::copy(Bytes::copy_from_slice(&header));
+        assert!(
+            bytes
+                .clone()
+                .with_page_limit(300)
+                .check_page(&header)
+                .is_ok()
+        );
+        let error = bytes
+            .with_page_limit(299)
+            .get_read(0)
+            .err()
+            .map(|e| e.to_string());
+        assert!(error.is_some_and(|text| text.contains("claims 300 bytes")));
+    }
+
+    #[test]
+    fn reads_beyond_the_end_are_errors() {
+        let bytes = InputBytes::copy(Bytes::from_static(b"0123456789"));
+        assert!(bytes.get_bytes(8, 3).is_err());
+        assert!(bytes.get_bytes(u64::MAX, 3).is_err());
+        assert_eq!(bytes.get_bytes(8, 2).ok(), Some(Bytes::from_static(b"89")));
+    }
+
+    #[test]
+    fn a_panic_becomes_an_error() {
+        let result = guarded(|| -> Result<(), String> { panic!("index out of bounds") });
+        assert!(result.is_err_and(|text| text.contains("index out of bounds")));
+    }
+}

@@ -1,0 +1,325 @@
+//! Opening inputs: footers are read and checked, nothing is decoded.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use parquet::{
+    arrow::{
+        ARROW_SCHEMA_META_KEY,
+        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
+        parquet_to_arrow_schema,
+    },
+    file::{
+        metadata::{FileMetaData, KeyValue, ParquetMetaData},
+        reader::ChunkReader,
+    },
+    schema::types::SchemaDescriptor,
+};
+
+use super::{
+    BadInput, MergeError,
+    guard::{InputBytes, guarded},
+};
+
+/// Magic at both ends, a footer length, and at least a byte of footer.
+const SMALLEST_FILE_BYTES: u64 = 13;
+/// More rows for each byte than any encoding reaches.
+const ROWS_PER_BYTE_MAX: u64 = 1 << 20;
+/// A footer of one table has a few hundred columns; beyond this it is an attack or an accident.
+const COLUMN_COUNT_MAX: usize = 20_000;
+/// Threads that read footers: opening costs more than parsing.
+const FOOTER_THREAD_COUNT: usize = 2;
+
+/// An input whose footer was read and found sound.
+#[derive(Debug)]
+pub(super) struct Input {
+    /// Its place in the request.
+    pub(super) index: usize,
+    pub(super) path: PathBuf,
+    pub(super) size_bytes: u64,
+    pub(super) row_count: u64,
+    /// Its columns as its Parquet types say, without Arrow's hints.
+    pub(super) schema: SchemaRef,
+    /// The Arrow schema that its writer embedded, if any.
+    pub(super) hint: Option<SchemaRef>,
+    /// Its Parquet types.
+    pub(super) parquet_schema: Arc<SchemaDescriptor>,
+    /// Its key-value metadata without Arrow's schema.
+    pub(super) key_values: Vec<KeyValue>,
+    footer: Option<ArrowReaderMetadata>,
+    bytes: Option<Bytes>,
+}
+
+/// How much of what was read may be kept for later.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keep {
+    /// Bytes of footers and small files together.
+    pub(super) total_bytes: u64,
+    /// Files up to this size are kept whole.
+    pub(super) file_bytes: u64,
+}
+
+/// Reads the footers of all inputs; the bad ones are reported together.
+pub(super) fn open_all(paths: &[PathBuf], keep: Keep) -> Result<Vec<Input>, MergeError> {
+    let share = paths.len().div_ceil(FOOTER_THREAD_COUNT).max(1);
+    let results: Vec<Result<Input, BadInput>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = paths
+            .chunks(share)
+            .enumerate()
+            .map(|(part, chunk)| scope.spawn(move || open_part(chunk, part * share, keep)))
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap_or_default())
+            .collect()
+    });
+    let (mut inputs, mut bad) = (Vec::with_capacity(results.len()), Vec::new());
+    for result in results {
+        match result {
+            Ok(input) => inputs.push(input),
+            Err(reason) => bad.push(reason),
+        }
+    }
+    if bad.is_empty() && inputs.len() == paths.len() {
+        Ok(inputs)
+    } else {
+        Err(MergeError::BadInputs(bad))
+    }
+}
+
+fn open_part(paths: &[PathBuf], first_index: usize, keep: Keep) -> Vec<Result<Input, BadInput>> {
+    let mut kept_bytes = 0;
+    let mut known: Vec<(SchemaRef, Arc<SchemaDescriptor>)> = Vec::new();
+    paths
+        .iter()
+        .enumerate()
+        .map(|(offset, path)| {
+            let index = first_index + offset;
+            let room = (keep.total_bytes / FOOTER_THREAD_COUNT as u64).saturating_sub(kept_bytes);
+            let mut input =
+                guarded(|| open(index, path, keep.file_bytes.min(room))).map_err(|reason| {
+                    BadInput {
+                        index,
+                        path: path.clone(),
+                        reason,
+                    }
+                })?;
+            let footer_bytes = input
+                .footer
+                .as_ref()
+                .map_or(0, |footer| footer.metadata().memory_size() as u64);
+            let copy_bytes = input.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            if footer_bytes + copy_bytes > room {
+                (input.footer, input.bytes) = (None, None);
+            } else {
+                kept_bytes += footer_bytes + copy_bytes;
+            }
+            share_schema(&mut input, &mut known);
+            Ok(input)
+        })
+        .collect()
+}
+
+/// Thousands of inputs have a handful of schemas: keep each once.
+fn share_schema(input: &mut Input, known: &mut Vec<(SchemaRef, Arc<SchemaDescriptor>)>) {
+    const KNOWN_COUNT_MAX: usize = 32;
+    let same = known.iter().find(|(schema, parquet)| {
+        *schema == input.schema && parquet.root_schema() == input.parquet_schema.root_schema()
+    });
+    match same {
+        Some((schema, parquet)) => {
+            input.schema = Arc::clone(schema);
+            input.parquet_schema = Arc::clone(parquet);
+        }
+        None if known.len() < KNOWN_COUNT_MAX => {
+            known.push((Arc::clone(&input.schema), Arc::clone(&input.parquet_schema)));
+        }
+        None => {}
+    }
+}
+
+/// Opens one file and reads its footer.
+pub(super) fn open(index: usize, path: &Path, copy_limit_bytes: u64) -> Result<Input, String> {
+    let (file, size_bytes) = open_file(path)?;
+    let mut bytes = InputBytes::file(file, size_bytes);
+    let mut copy = None;
+    if size_bytes <= copy_limit_bytes {
+        let whole = bytes
+            .get_bytes(0, usize::try_from(size_bytes).map_err(|e| e.to_string())?)
+            .map_err(|e| e.to_string())?;
+        bytes = InputBytes::copy(whole.clone());
+        copy = Some(whole);
+    }
+    let footer = read_footer(&bytes)?;
+    let metadata = footer.metadata();
+    let row_count = check_footer(metadata, size_bytes)?;
+    let file_metadata = metadata.file_metadata();
+    Ok(Input {
+        index,
+        path: path.to_owned(),
+        size_bytes,
+        row_count,
+        schema: Arc::clone(footer.schema()),
+        hint: schema_hint(file_metadata),
+        parquet_schema: file_metadata.schema_descr_ptr(),
+        key_values: file_metadata
+            .key_value_metadata()
+            .into_iter()
+            .flatten()
+            .filter(|pair| pair.key != ARROW_SCHEMA_META_KEY)
+            .cloned()
+            .collect(),
+        footer: Some(footer),
+        bytes: copy,
+    })
+}
+
+impl Input {
+    /// The footer, read again when it was not kept.
+    pub(super) fn footer(&self) -> Result<ArrowReaderMetadata, BadInput> {
+        if let Some(footer) = &self.footer {
+            return Ok(footer.clone());
+        }
+        guarded(|| read_footer(&self.open_bytes()?)).map_err(|reason| self.bad(reason))
+    }
+
+    /// The bytes and the footer, for decoding.
+    pub(super) fn reopen(&self) -> Result<(InputBytes, ArrowReaderMetadata), BadInput> {
+        let bytes = self.open_bytes().map_err(|reason| self.bad(reason))?;
+        let footer = match &self.footer {
+            Some(footer) => footer.clone(),
+            None => guarded(|| read_footer(&bytes)).map_err(|reason| self.bad(reason))?,
+        };
+        Ok((bytes, footer))
+    }
+
+    /// This input as one that cannot be read.
+    pub(super) fn bad(&self, reason: impl Into<String>) -> BadInput {
+        BadInput {
+            index: self.index,
+            path: self.path.clone(),
+            reason: reason.into(),
+        }
+    }
+
+    fn open_bytes(&self) -> Result<InputBytes, String> {
+        if let Some(bytes) = &self.bytes {
+            return Ok(InputBytes::copy(bytes.clone()));
+        }
+        let (file, size_bytes) = open_file(&self.path)?;
+        if size_bytes != self.size_bytes {
+            return Err(format!(
+                "its size changed from {} to {size_bytes} bytes while it was merged",
+                self.size_bytes
+            ));
+        }
+        Ok(InputBytes::file(file, size_bytes))
+    }
+}
+
+fn open_file(path: &Path) -> Result<(File, u64), String> {
+    // Asked before opening: opening a pipe would wait for its other end.
+    let metadata = std::fs::metadata(path).map_err(|e| format!("it cannot be examined: {e}"))?;
+    if !metadata.is_file() {
+        return Err("it is not a regular file".into());
+    }
+    let file = File::open(path).map_err(|e| format!("it cannot be opened: {e}"))?;
+    let metadata = file
+        .metadata()
+        .map_err(|e| format!("it cannot be examined: {e}"))?;
+    match metadata.len() {
+        0 => Err("it is empty (0 bytes)".into()),
+        size if size < SMALLEST_FILE_BYTES => {
+            Err(format!("{size} bytes are too few for a Parquet file"))
+        }
+        size => Ok((file, size)),
+    }
+}
+
+fn read_footer(bytes: &InputBytes) -> Result<ArrowReaderMetadata, String> {
+    // Types come from Parquet alone: a hint must not turn one column of two files into two types.
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    ArrowReaderMetadata::load(bytes, options).map_err(|e| format!("its footer cannot be read: {e}"))
+}
+
+/// The embedded Arrow schema. One that cannot be decoded or does not fit is as good as none.
+fn schema_hint(metadata: &FileMetaData) -> Option<SchemaRef> {
+    let key_values = metadata.key_value_metadata()?;
+    key_values
+        .iter()
+        .find(|pair| pair.key == ARROW_SCHEMA_META_KEY)?;
+    let schema = guarded(|| {
+        parquet_to_arrow_schema(metadata.schema_descr(), Some(key_values))
+            .map_err(|e| e.to_string())
+    });
+    schema.ok().map(Arc::new)
+}
+
+/// The row count, when everything the footer claims is possible.
+fn check_footer(metadata: &ParquetMetaData, size_bytes: u64) -> Result<u64, String> {
+    let descr = metadata.file_metadata().schema_descr();
+    if descr.num_columns() > COLUMN_COUNT_MAX {
+        return Err(format!(
+            "it claims {} columns; {COLUMN_COUNT_MAX} are supported",
+            descr.num_columns()
+        ));
+    }
+    if descr.num_columns() == 0 {
+        return Err("it has no columns".into());
+    }
+    let mut names = HashSet::new();
+    for field in descr.root_schema().get_fields() {
+        if !names.insert(field.name()) {
+            return Err(format!("it has two columns named {:?}", field.name()));
+        }
+    }
+    let mut row_count = 0_u64;
+    for group in metadata.row_groups() {
+        let rows = u64::try_from(group.num_rows())
+            .map_err(|_| "a row group claims a negative number of rows")?;
+        row_count = row_count
+            .checked_add(rows)
+            .ok_or("it claims more rows than can be counted")?;
+        if group.columns().len() != descr.num_columns() {
+            return Err("a row group lacks columns".into());
+        }
+        for column in group.columns() {
+            if column.uncompressed_size() < 0 || column.num_values() < 0 {
+                return Err(format!(
+                    "column {:?} claims a negative size",
+                    column.column_path().string()
+                ));
+            }
+            let first = column
+                .dictionary_page_offset()
+                .unwrap_or(column.data_page_offset())
+                .min(column.data_page_offset());
+            let first =
+                u64::try_from(first).map_err(|_| "a column chunk starts before the file")?;
+            let length = u64::try_from(column.compressed_size())
+                .map_err(|_| "a column chunk claims a negative size")?;
+            if first.checked_add(length).is_none_or(|end| end > size_bytes) {
+                return Err(format!(
+                    "column {:?} reaches beyond the end of the file",
+                    column.column_path().string()
+                ));
+            }
+        }
+    }
+    if i64::try_from(row_count) != Ok(metadata.file_metadata().num_rows()) {
+        return Err(format!(
+            "it claims {} rows, its row groups {row_count}",
+            metadata.file_metadata().num_rows()
+        ));
+    }
+    if row_count > size_bytes.saturating_mul(ROWS_PER_BYTE_MAX) {
+        return Err(format!("it claims {row_count} rows in {size_bytes} bytes"));
+    }
+    Ok(row_count)
+}

@@ -1,0 +1,375 @@
+//! Sort keys: one integer-like column is compared as `i64`, any other order in Arrow's row format.
+//!
+//! Order of values: nulls where the column's order puts them, NaN above every number and
+//! equal to every NaN, −0 equal to 0. Descending turns values around, not nulls.
+
+use std::{cmp::Ordering, sync::Arc};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, Float32Array, Float64Array},
+    buffer::{NullBuffer, ScalarBuffer},
+    compute::SortOptions,
+    datatypes::{
+        DataType, Date32Type, Date64Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
+        Int64Type, Time32MillisecondType, Time32SecondType, Time64MicrosecondType,
+        Time64NanosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+        TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
+        UInt64Type,
+    },
+    row::{RowConverter, Rows, SortField},
+};
+
+/// A row among batches that are in memory together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RowRef {
+    pub(super) batch: u32,
+    pub(super) row: u32,
+}
+
+/// How keys of one merge are made and compared.
+pub(super) trait KeySpace: Send + Sync {
+    /// Keys of consecutive rows.
+    type Block: Send;
+
+    /// Keys of the rows whose sort columns these are.
+    fn encode(&self, sort_columns: &[ArrayRef]) -> Result<Self::Block, String>;
+
+    /// The order of two keys.
+    fn compare(&self, left: &Self::Block, i: usize, right: &Self::Block, j: usize) -> Ordering;
+
+    /// Sorts rows of several blocks, ties in their order; also gives the keys in the new order.
+    fn sort(&self, blocks: Vec<Self::Block>) -> (Self::Block, Vec<RowRef>);
+
+    /// A block with one key that no row of an input comes before.
+    fn bound(&self, key: i64) -> Option<Self::Block>;
+
+    /// Rows in a block.
+    fn len(&self, block: &Self::Block) -> usize;
+
+    /// Bytes that a block takes, and those that sorting it takes besides.
+    fn size_bytes(&self, block: &Self::Block) -> u64;
+
+    /// The first place where a key comes before the one ahead of it.
+    fn first_disorder(&self, block: &Self::Block) -> Option<usize> {
+        (1..self.len(block)).find(|&i| self.compare(block, i - 1, block, i) == Ordering::Greater)
+    }
+}
+
+/// One column whose values have the order of `i64`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct IntKeys {
+    pub(super) descending: bool,
+    pub(super) nulls_first: bool,
+}
+
+/// Keys as integers. Values under nulls mean nothing.
+#[derive(Debug)]
+pub(super) struct IntBlock {
+    values: ScalarBuffer<i64>,
+    nulls: Option<NullBuffer>,
+}
+
+impl KeySpace for IntKeys {
+    type Block = IntBlock;
+
+    fn encode(&self, sort_columns: &[ArrayRef]) -> Result<IntBlock, String> {
+        let column = sort_columns.first().ok_or("there is no sort column")?;
+        let values = ordered_integers(column, self.descending)
+            .ok_or_else(|| format!("{} has no integer order", column.data_type()))?;
+        let nulls = column
+            .nulls()
+            .filter(|nulls| nulls.null_count() > 0)
+            .cloned();
+        Ok(IntBlock { values, nulls })
+    }
+
+    #[inline]
+    fn compare(&self, left: &IntBlock, i: usize, right: &IntBlock, j: usize) -> Ordering {
+        if left.nulls.is_none() && right.nulls.is_none() {
+            return left.values[i].cmp(&right.values[j]);
+        }
+        let is_null = |block: &IntBlock, row| block.nulls.as_ref().is_some_and(|n| n.is_null(row));
+        match (is_null(left, i), is_null(right, j)) {
+            (false, false) => left.values[i].cmp(&right.values[j]),
+            (true, true) => Ordering::Equal,
+            (left_is_null, _) if left_is_null == self.nulls_first => Ordering::Less,
+            _ => Ordering::Greater,
+        }
+    }
+
+    fn sort(&self, blocks: Vec<IntBlock>) -> (IntBlock, Vec<RowRef>) {
+        let count = blocks.iter().map(|block| block.values.len()).sum();
+        let mut keyed: Vec<(i64, RowRef)> = Vec::with_capacity(count);
+        let mut null_rows = Vec::new();
+        for (batch, block) in (0_u32..).zip(&blocks) {
+            for (row, &key) in (0_u32..).zip(block.values.iter()) {
+                let at = RowRef { batch, row };
+                match &block.nulls {
+                    Some(nulls) if nulls.is_null(row as usize) => null_rows.push(at),
+                    _ => keyed.push((key, at)),
+                }
+            }
+        }
+        drop(blocks);
+        // Stable, and quick where rows are nearly in order.
+        keyed.sort_by_key(|(key, _)| *key);
+        let nulls = (!null_rows.is_empty()).then(|| {
+            let valid = |n| std::iter::repeat_n(true, n);
+            let null = std::iter::repeat_n(false, null_rows.len());
+            if self.nulls_first {
+                NullBuffer::from_iter(null.chain(valid(keyed.len())))
+            } else {
+                NullBuffer::from_iter(valid(keyed.len()).chain(null))
+            }
+        });
+        let zeros = std::iter::repeat_n(0, null_rows.len());
+        let keys = keyed.iter().map(|(key, _)| *key);
+        let values: Vec<i64> = if self.nulls_first {
+            zeros.chain(keys).collect()
+        } else {
+            keys.chain(zeros).collect()
+        };
+        let refs = keyed.iter().map(|(_, at)| *at);
+        let order = if self.nulls_first {
+            null_rows.iter().copied().chain(refs).collect()
+        } else {
+            refs.chain(null_rows.iter().copied()).collect()
+        };
+        (
+            IntBlock {
+                values: values.into(),
+                nulls,
+            },
+            order,
+        )
+    }
+
+    fn bound(&self, key: i64) -> Option<IntBlock> {
+        Some(IntBlock {
+            values: vec![key].into(),
+            nulls: None,
+        })
+    }
+
+    fn len(&self, block: &IntBlock) -> usize {
+        block.values.len()
+    }
+
+    fn size_bytes(&self, block: &IntBlock) -> u64 {
+        // Keys, then in sorting (key, place) twice, then the sorted keys and places.
+        block.values.len() as u64 * 56
+    }
+}
+
+/// Whether a single sort column of this type can be compared as `i64`.
+pub(super) fn has_integer_order(data_type: &DataType) -> bool {
+    data_type.is_integer()
+        || data_type.is_floating() && *data_type != DataType::Float16
+        || matches!(
+            data_type,
+            DataType::Date32
+                | DataType::Date64
+                | DataType::Time32(_)
+                | DataType::Time64(_)
+                | DataType::Timestamp(_, _)
+        )
+}
+
+/// Values as integers of the same order; `None` for types without one.
+pub(super) fn ordered_integers(array: &ArrayRef, descending: bool) -> Option<ScalarBuffer<i64>> {
+    macro_rules! integers {
+        ($type:ty) => {{
+            let values = array.as_primitive::<$type>().values();
+            values
+                .iter()
+                .map(|&value| i64::from(value))
+                .collect::<Vec<i64>>()
+                .into()
+        }};
+    }
+    macro_rules! as_they_are {
+        ($type:ty) => {
+            array.as_primitive::<$type>().values().clone()
+        };
+    }
+    let ascending: ScalarBuffer<i64> = match array.data_type() {
+        DataType::Int64 => as_they_are!(Int64Type),
+        DataType::Timestamp(TimeUnit::Second, _) => as_they_are!(TimestampSecondType),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => as_they_are!(TimestampMillisecondType),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => as_they_are!(TimestampMicrosecondType),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => as_they_are!(TimestampNanosecondType),
+        DataType::Date64 => as_they_are!(Date64Type),
+        DataType::Time64(TimeUnit::Microsecond) => as_they_are!(Time64MicrosecondType),
+        DataType::Time64(TimeUnit::Nanosecond) => as_they_are!(Time64NanosecondType),
+        DataType::Int8 => integers!(Int8Type),
+        DataType::Int16 => integers!(Int16Type),
+        DataType::Int32 => integers!(Int32Type),
+        DataType::UInt8 => integers!(UInt8Type),
+        DataType::UInt16 => integers!(UInt16Type),
+        DataType::UInt32 => integers!(UInt32Type),
+        DataType::Date32 => integers!(Date32Type),
+        DataType::Time32(TimeUnit::Second) => integers!(Time32SecondType),
+        DataType::Time32(TimeUnit::Millisecond) => integers!(Time32MillisecondType),
+        DataType::UInt64 => {
+            let values = array.as_primitive::<UInt64Type>().values();
+            values
+                .iter()
+                .map(|&v| (v ^ (1 << 63)).cast_signed())
+                .collect::<Vec<_>>()
+                .into()
+        }
+        DataType::Float64 => {
+            let values = array.as_primitive::<Float64Type>().values();
+            values
+                .iter()
+                .map(|&v| ordered_float(v))
+                .collect::<Vec<_>>()
+                .into()
+        }
+        DataType::Float32 => {
+            let values = array.as_primitive::<Float32Type>().values();
+            values
+                .iter()
+                .map(|&v| ordered_float(f64::from(v)))
+                .collect::<Vec<_>>()
+                .into()
+        }
+        _ => return None,
+    };
+    Some(if descending {
+        ascending
+            .iter()
+            .map(|value| !value)
+            .collect::<Vec<_>>()
+            .into()
+    } else {
+        ascending
+    })
+}
+
+fn ordered_float(value: f64) -> i64 {
+    if value.is_nan() {
+        return i64::MAX;
+    }
+    // Adding 0 turns −0 into 0.
+    let bits = (value + 0.0).to_bits().cast_signed();
+    // A negative float's bits grow with its distance from 0.
+    if bits < 0 { bits ^ i64::MAX } else { bits }
+}
+
+/// Any list of columns, in Arrow's row format.
+#[derive(Debug)]
+pub(super) struct RowKeys {
+    converter: RowConverter,
+}
+
+/// Keys as comparable bytes, in places that `order` gives.
+#[derive(Debug)]
+pub(super) struct RowBlock {
+    rows: Vec<Rows>,
+    order: Option<Vec<RowRef>>,
+}
+
+impl RowKeys {
+    /// Keys for columns of these types; `None` when one of them cannot be ordered.
+    pub(super) fn new(columns: &[(DataType, SortOptions)]) -> Option<Self> {
+        let fields: Vec<_> = columns
+            .iter()
+            .map(|(data_type, options)| SortField::new_with_options(data_type.clone(), *options))
+            .collect();
+        let flat = columns.iter().all(|(data_type, _)| !data_type.is_nested());
+        if !flat || !RowConverter::supports_fields(&fields) {
+            return None;
+        }
+        RowConverter::new(fields)
+            .ok()
+            .map(|converter| Self { converter })
+    }
+}
+
+impl RowBlock {
+    #[inline]
+    fn row(&self, position: usize) -> &[u8] {
+        match &self.order {
+            None => self.rows[0].row(position).data(),
+            Some(order) => {
+                let at = order[position];
+                self.rows[at.batch as usize].row(at.row as usize).data()
+            }
+        }
+    }
+}
+
+impl KeySpace for RowKeys {
+    type Block = RowBlock;
+
+    fn encode(&self, sort_columns: &[ArrayRef]) -> Result<RowBlock, String> {
+        let columns: Vec<_> = sort_columns.iter().map(plain_floats).collect();
+        let rows = self
+            .converter
+            .convert_columns(&columns)
+            .map_err(|e| e.to_string())?;
+        Ok(RowBlock {
+            rows: vec![rows],
+            order: None,
+        })
+    }
+
+    #[inline]
+    fn compare(&self, left: &RowBlock, i: usize, right: &RowBlock, j: usize) -> Ordering {
+        left.row(i).cmp(right.row(j))
+    }
+
+    fn sort(&self, blocks: Vec<RowBlock>) -> (RowBlock, Vec<RowRef>) {
+        let rows: Vec<Rows> = blocks.into_iter().flat_map(|block| block.rows).collect();
+        let mut order: Vec<RowRef> = (0_u32..)
+            .zip(&rows)
+            .flat_map(|(batch, rows)| {
+                (0_u32..)
+                    .take(rows.num_rows())
+                    .map(move |row| RowRef { batch, row })
+            })
+            .collect();
+        let bytes = |at: &RowRef| rows[at.batch as usize].row(at.row as usize).data();
+        order.sort_by(|left, right| bytes(left).cmp(bytes(right)));
+        (
+            RowBlock {
+                rows,
+                order: Some(order.clone()),
+            },
+            order,
+        )
+    }
+
+    fn bound(&self, _key: i64) -> Option<RowBlock> {
+        None
+    }
+
+    fn len(&self, block: &RowBlock) -> usize {
+        block.rows.iter().map(Rows::num_rows).sum()
+    }
+
+    fn size_bytes(&self, block: &RowBlock) -> u64 {
+        let bytes: usize = block.rows.iter().map(Rows::size).sum();
+        (bytes + self.len(block) * 24) as u64
+    }
+}
+
+/// Floats with one NaN and one zero, as the order wants them; other columns as they are.
+fn plain_floats(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Float32 => {
+            let plain: Float32Array = column
+                .as_primitive::<Float32Type>()
+                .unary(|v| if v.is_nan() { f32::NAN } else { v + 0.0 });
+            Arc::new(plain)
+        }
+        DataType::Float64 => {
+            let plain: Float64Array = column
+                .as_primitive::<Float64Type>()
+                .unary(|v| if v.is_nan() { f64::NAN } else { v + 0.0 });
+            Arc::new(plain)
+        }
+        _ => Arc::clone(column),
+    }
+}

@@ -1,0 +1,289 @@
+//! Which type holds the values of two types unchanged, and the cast that proves it.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, make_array, new_null_array},
+    compute::{CastOptions, cast_with_options},
+    datatypes::{DataType, Int64Type, UInt64Type},
+};
+
+/// Every integer up to this one, and its negative, is exact in a float64.
+pub(super) const FLOAT64_EXACT_MAX: i128 = 1 << 53;
+
+/// The type that holds two types.
+#[derive(Debug, PartialEq)]
+pub(super) enum Widened {
+    /// Every value fits.
+    Always(DataType),
+    /// It depends on the values; see [`fit`].
+    IfValuesFit(DataType),
+    /// No type holds both.
+    Never(&'static str),
+}
+
+/// Values of one input that a type depends on.
+#[derive(Debug)]
+pub(super) struct Need {
+    /// The input, as the caller counts.
+    pub(super) place: usize,
+    /// Smallest and largest value.
+    pub(super) range: (i128, i128),
+}
+
+/// A number type: sign and width.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Number {
+    Signed(u32),
+    Unsigned(u32),
+    Float(u32),
+}
+
+fn number(data_type: &DataType) -> Option<Number> {
+    Some(match data_type {
+        DataType::Int8 => Number::Signed(8),
+        DataType::Int16 => Number::Signed(16),
+        DataType::Int32 => Number::Signed(32),
+        DataType::Int64 => Number::Signed(64),
+        DataType::UInt8 => Number::Unsigned(8),
+        DataType::UInt16 => Number::Unsigned(16),
+        DataType::UInt32 => Number::Unsigned(32),
+        DataType::UInt64 => Number::Unsigned(64),
+        DataType::Float32 => Number::Float(32),
+        DataType::Float64 => Number::Float(64),
+        _ => return None,
+    })
+}
+
+fn signed(bits: u32) -> DataType {
+    match bits {
+        8 => DataType::Int8,
+        16 => DataType::Int16,
+        32 => DataType::Int32,
+        _ => DataType::Int64,
+    }
+}
+
+/// The type for values of both types. Associative up to [`fit`], so files may come in any order.
+pub(super) fn widen(left: &DataType, right: &DataType) -> Widened {
+    use Number::{Float, Signed, Unsigned};
+    if left.equals_datatype(right) || *right == DataType::Null {
+        return Widened::Always(left.clone());
+    }
+    if *left == DataType::Null {
+        return Widened::Always(right.clone());
+    }
+    let (Some(one), Some(two)) = (number(left), number(right)) else {
+        return Widened::Never("no type holds both without changing values");
+    };
+    match (one, two) {
+        (Signed(a), Signed(b)) => Widened::Always(signed(a.max(b))),
+        (Unsigned(a), Unsigned(b)) => {
+            Widened::Always(if a > b { left.clone() } else { right.clone() })
+        }
+        (Float(_), Float(_)) => Widened::Always(DataType::Float64),
+        (Signed(_), Unsigned(64)) | (Unsigned(64), Signed(_)) => {
+            Widened::IfValuesFit(DataType::Int64)
+        }
+        (Signed(a), Unsigned(b)) | (Unsigned(b), Signed(a)) => {
+            Widened::Always(signed(a.max(b * 2)))
+        }
+        (Float(_), Signed(64) | Unsigned(64)) | (Signed(64) | Unsigned(64), Float(_)) => {
+            Widened::IfValuesFit(DataType::Float64)
+        }
+        (Float(_), _) | (_, Float(_)) => Widened::Always(DataType::Float64),
+    }
+}
+
+/// Settles a type that depends on values: `Err` names the input and the value that does not fit.
+pub(super) fn fit(wanted: &DataType, needs: &[Need]) -> Result<DataType, (usize, String)> {
+    let outside = |limit_low: i128, limit_high: i128| {
+        needs.iter().find_map(|need| {
+            let (low, high) = need.range;
+            if low < limit_low {
+                Some((need, low))
+            } else if high > limit_high {
+                Some((need, high))
+            } else {
+                None
+            }
+        })
+    };
+    match wanted {
+        DataType::Float64 => match outside(-FLOAT64_EXACT_MAX, FLOAT64_EXACT_MAX) {
+            None => Ok(DataType::Float64),
+            Some((need, value)) => {
+                Err((need.place, format!("{value} may not be exact as Float64")))
+            }
+        },
+        DataType::Int64 => {
+            let Some((need, too_large)) = outside(i128::from(i64::MIN), i128::from(i64::MAX))
+            else {
+                return Ok(DataType::Int64);
+            };
+            match needs.iter().find(|need| need.range.0 < 0) {
+                None => Ok(DataType::UInt64),
+                Some(negative) => Err((
+                    need.place,
+                    format!(
+                        "{too_large} does not fit Int64 and {} does not fit UInt64",
+                        negative.range.0
+                    ),
+                )),
+            }
+        }
+        other => Ok(other.clone()),
+    }
+}
+
+/// Casts a column to the united type; an error when a value would change.
+pub(super) fn cast(array: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, String> {
+    let own = array.data_type();
+    if own == wanted {
+        return Ok(Arc::clone(array));
+    }
+    if *own == DataType::Null {
+        return Ok(new_null_array(wanted, array.len()));
+    }
+    if own.equals_datatype(wanted) {
+        // Only names or notes of inner fields differ.
+        let data = array
+            .to_data()
+            .into_builder()
+            .data_type(wanted.clone())
+            .build();
+        return data.map(make_array).map_err(|e| e.to_string());
+    }
+    if *wanted == DataType::Float64 {
+        let inexact = match own {
+            DataType::Int64 => first_inexact(array.as_primitive::<Int64Type>().iter().flatten()),
+            DataType::UInt64 => first_inexact(array.as_primitive::<UInt64Type>().iter().flatten()),
+            _ => None,
+        };
+        if let Some(value) = inexact {
+            return Err(format!("{value} may not be exact as Float64"));
+        }
+    }
+    let options = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    cast_with_options(array, wanted, &options).map_err(|e| e.to_string())
+}
+
+fn first_inexact(mut values: impl Iterator<Item = impl Into<i128>>) -> Option<i128> {
+    values.find_map(|value| {
+        let value = value.into();
+        (value.abs() > FLOAT64_EXACT_MAX).then_some(value)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Float64Array, Int64Array, UInt64Array};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NUMBERS: [DataType; 10] = [
+        DataType::Int8,
+        DataType::Int16,
+        DataType::Int32,
+        DataType::Int64,
+        DataType::UInt8,
+        DataType::UInt16,
+        DataType::UInt32,
+        DataType::UInt64,
+        DataType::Float32,
+        DataType::Float64,
+    ];
+
+    #[test]
+    fn widening_does_not_depend_on_the_order_of_files() {
+        for one in &NUMBERS {
+            for two in &NUMBERS {
+                assert_eq!(widen(one, two), widen(two, one), "{one} and {two}");
+            }
+        }
+    }
+
+    #[test]
+    fn integers_of_one_sign_take_the_wider_type() {
+        assert_eq!(
+            widen(&DataType::Int8, &DataType::Int32),
+            Widened::Always(DataType::Int32)
+        );
+        assert_eq!(
+            widen(&DataType::UInt64, &DataType::UInt8),
+            Widened::Always(DataType::UInt64)
+        );
+        assert_eq!(
+            widen(&DataType::UInt32, &DataType::Int8),
+            Widened::Always(DataType::Int64)
+        );
+    }
+
+    #[test]
+    fn text_and_numbers_never_unite() {
+        assert!(matches!(
+            widen(&DataType::Utf8, &DataType::Int64),
+            Widened::Never(_)
+        ));
+        assert!(matches!(
+            widen(&DataType::Boolean, &DataType::Int8),
+            Widened::Never(_)
+        ));
+    }
+
+    #[test]
+    fn nothing_but_nulls_unites_with_anything() {
+        let list = DataType::new_list(DataType::Int8, true);
+        assert_eq!(widen(&DataType::Null, &list), Widened::Always(list.clone()));
+        assert_eq!(widen(&list, &DataType::Null), Widened::Always(list));
+    }
+
+    #[test]
+    fn signed_and_unsigned_take_the_type_that_holds_both() {
+        let need = |place, low, high| Need {
+            place,
+            range: (low, high),
+        };
+        let large = i128::from(u64::MAX);
+        assert_eq!(
+            fit(&DataType::Int64, &[need(0, 0, 7), need(1, -3, 3)]),
+            Ok(DataType::Int64)
+        );
+        assert_eq!(
+            fit(&DataType::Int64, &[need(0, 0, large), need(1, 0, 3)]),
+            Ok(DataType::UInt64)
+        );
+        assert_eq!(
+            fit(&DataType::Int64, &[need(0, 0, large), need(1, -3, 3)]),
+            Err((
+                0,
+                "18446744073709551615 does not fit Int64 and -3 does not fit UInt64".into()
+            ))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_cast_to_float_keeps_the_value_or_fails(value: i64) {
+            let array: ArrayRef = Arc::new(Int64Array::from(vec![value]));
+            match cast(&array, &DataType::Float64) {
+                Ok(cast) => {
+                    let cast = cast.as_any().downcast_ref::<Float64Array>().map(|a| a.value(0));
+                    prop_assert!(cast.is_some_and(|cast| cast as i128 == i128::from(value)));
+                }
+                Err(_) => prop_assert!(i128::from(value).abs() > FLOAT64_EXACT_MAX),
+            }
+        }
+
+        #[test]
+        fn a_cast_to_signed_keeps_the_value_or_fails(value: u64) {
+            let array: ArrayRef = Arc::new(UInt64Array::from(vec![value]));
+            let cast = cast(&array, &DataType::Int64);
+            prop_assert_eq!(cast.is_ok(), i64::try_from(value).is_ok());
+        }
+    }
+}

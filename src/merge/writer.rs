@@ -1,0 +1,551 @@
+//! Writes the output. Columns are gathered and encoded by two threads: the one that merges
+//! helps whenever it is ahead, so neither waits for the other.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{BufWriter, Write},
+    path::Path,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use arrow::datatypes::SchemaRef;
+use parquet::{
+    arrow::{
+        add_encoded_arrow_schema_to_metadata,
+        arrow_writer::{
+            ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
+        },
+    },
+    basic::{Compression as ParquetCompression, ZstdLevel},
+    errors::ParquetError,
+    file::{
+        metadata::{KeyValue, SortingColumn},
+        properties::{EnabledStatistics, WriterProperties},
+        writer::SerializedFileWriter,
+    },
+};
+
+use super::{
+    ColumnBounds, Compression, MergeControl, MergeError, MergeOptions,
+    bounds::BoundsOf,
+    context::Shares,
+    gather::Gathered,
+    guard::guarded,
+    order::Sink,
+    schema::{UnitedSchema, VERSION_KEY},
+    spill::RemovedOnDrop,
+};
+
+/// Output batches that may wait for the encoder.
+const QUEUED_BATCHES_MAX: usize = 4;
+
+/// Writes one output file, which vanishes unless it is finished and kept.
+pub(super) struct OutputWriter<'a> {
+    control: &'a MergeControl,
+    file: RemovedOnDrop,
+    writer: SerializedFileWriter<BufWriter<File>>,
+    factory: ArrowRowGroupWriterFactory,
+    helper: Helper,
+    row_group_rows: usize,
+    row_group_bytes: u64,
+    queue_bytes: u64,
+    rows_in_group: usize,
+    row_count: u64,
+}
+
+/// What was written.
+pub(super) struct Written {
+    pub(super) file: RemovedOnDrop,
+    pub(super) row_count: u64,
+    pub(super) bounds: Vec<ColumnBounds>,
+}
+
+impl<'a> OutputWriter<'a> {
+    /// Creates the file.
+    pub(super) fn create(
+        path: &Path,
+        united: &UnitedSchema,
+        options: &MergeOptions,
+        shares: &Shares,
+        control: &'a MergeControl,
+    ) -> Result<Self, MergeError> {
+        let properties = properties(path, united, options)?;
+        let (file, handle) = RemovedOnDrop::create(path.to_owned())?;
+        let writer = SerializedFileWriter::new(
+            BufWriter::with_capacity(1 << 20, handle),
+            united.parquet.root_schema_ptr(),
+            Arc::new(properties),
+        )
+        .map_err(|e| encode_error(path, &e))?;
+        let factory = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(&united.schema));
+        let helper = Helper::start(Encoder::new(&united.schema, &options.bounds_of));
+        Ok(Self {
+            control,
+            file,
+            writer,
+            factory,
+            helper,
+            row_group_rows: options.row_group_rows.max(1),
+            row_group_bytes: shares.row_group_bytes,
+            queue_bytes: shares.queue_bytes,
+            rows_in_group: 0,
+            row_count: 0,
+        })
+    }
+
+    /// Ends the file.
+    pub(super) fn finish(mut self) -> Result<Written, MergeError> {
+        self.end_row_group()?;
+        let path = self.file.path().to_owned();
+        let bounds = self.helper.encoder.take_bounds();
+        let Self {
+            file,
+            mut writer,
+            row_count,
+            ..
+        } = self;
+        writer.finish().map_err(|e| encode_error(&path, &e))?;
+        writer
+            .inner_mut()
+            .flush()
+            .map_err(|source| MergeError::Io {
+                path: path.clone(),
+                source,
+            })?;
+        Ok(Written {
+            file,
+            row_count,
+            bounds,
+        })
+    }
+
+    fn encode(
+        &mut self,
+        rows: &Arc<Gathered>,
+        start: usize,
+        count: usize,
+    ) -> Result<(), MergeError> {
+        if self.rows_in_group == 0 {
+            let group = self.writer.flushed_row_groups().len();
+            let writers = self
+                .factory
+                .create_column_writers(group)
+                .map_err(|e| encode_error(self.file.path(), &e))?;
+            self.helper.encoder.start_row_group(writers);
+        }
+        let limit_bytes = self.queue_bytes;
+        self.wait(|state| {
+            state.jobs.len() < QUEUED_BATCHES_MAX
+                && state.jobs.iter().map(Job::size_bytes).sum::<u64>() <= limit_bytes
+        })?;
+        self.helper.encoder.submit(Work::Encode {
+            rows: Arc::clone(rows),
+            start,
+            count,
+        });
+        self.rows_in_group += count;
+        if self.rows_in_group >= self.row_group_rows
+            || self.helper.encoder.memory_bytes() >= self.row_group_bytes
+        {
+            self.end_row_group()?;
+        }
+        Ok(())
+    }
+
+    fn end_row_group(&mut self) -> Result<(), MergeError> {
+        if self.rows_in_group == 0 {
+            return Ok(());
+        }
+        self.helper.encoder.submit(Work::Close);
+        self.wait(|state| state.jobs.is_empty())?;
+        let path = self.file.path();
+        let mut group = self
+            .writer
+            .next_row_group()
+            .map_err(|e| encode_error(path, &e))?;
+        for chunk in self.helper.encoder.take_chunks() {
+            chunk
+                .append_to_row_group(&mut group)
+                .map_err(|e| encode_error(path, &e))?;
+        }
+        group.close().map_err(|e| encode_error(path, &e))?;
+        self.row_count += self.rows_in_group as u64;
+        self.rows_in_group = 0;
+        Ok(())
+    }
+
+    /// Helps with encoding until `enough`.
+    fn wait(&self, enough: impl Fn(&State) -> bool) -> Result<(), MergeError> {
+        self.helper
+            .encoder
+            .work_until(enough)
+            .map_err(|reason| MergeError::Encode {
+                path: self.file.path().to_owned(),
+                reason,
+            })
+    }
+}
+
+impl Sink for OutputWriter<'_> {
+    fn write(&mut self, rows: Gathered) -> Result<(), MergeError> {
+        let rows = Arc::new(rows);
+        let mut start = 0;
+        while start < rows.row_count() {
+            let count = (rows.row_count() - start).min(self.row_group_rows - self.rows_in_group);
+            self.encode(&rows, start, count)?;
+            start += count;
+        }
+        self.control
+            .rows_written
+            .fetch_add(rows.row_count() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn properties(
+    path: &Path,
+    united: &UnitedSchema,
+    options: &MergeOptions,
+) -> Result<WriterProperties, MergeError> {
+    let compression = match options.compression {
+        Compression::None => ParquetCompression::UNCOMPRESSED,
+        Compression::Snappy => ParquetCompression::SNAPPY,
+        Compression::Lz4 => ParquetCompression::LZ4_RAW,
+        Compression::Zstd(level) => {
+            ParquetCompression::ZSTD(ZstdLevel::try_new(level).map_err(|e| encode_error(path, &e))?)
+        }
+    };
+    let sorting: Vec<SortingColumn> = options
+        .order_by
+        .iter()
+        .map_while(|column| {
+            let leaf = united
+                .parquet
+                .columns()
+                .iter()
+                .position(|leaf| leaf.path().parts() == [column.name.as_str()])?;
+            Some(SortingColumn {
+                column_idx: i32::try_from(leaf).ok()?,
+                descending: column.descending,
+                nulls_first: column.nulls_first,
+            })
+        })
+        .collect();
+    let mut key_values = united.key_values.clone();
+    key_values.push(KeyValue::new(
+        VERSION_KEY.to_owned(),
+        env!("CARGO_PKG_VERSION").to_owned(),
+    ));
+    let mut properties = WriterProperties::builder()
+        .set_created_by(concat!("gigamerge version ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(compression)
+        .set_dictionary_enabled(true)
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_sorting_columns((!sorting.is_empty()).then_some(sorting))
+        .set_key_value_metadata(Some(key_values))
+        .build();
+    if let Some(hint) = &united.hint {
+        add_encoded_arrow_schema_to_metadata(hint, &mut properties);
+    }
+    Ok(properties)
+}
+
+fn encode_error(path: &Path, error: &ParquetError) -> MergeError {
+    if let ParquetError::External(source) = error
+        && let Some(io) = source.downcast_ref::<std::io::Error>()
+    {
+        let source = match io.raw_os_error() {
+            Some(code) => std::io::Error::from_raw_os_error(code),
+            None => std::io::Error::new(io.kind(), io.to_string()),
+        };
+        return MergeError::Io {
+            path: path.to_owned(),
+            source,
+        };
+    }
+    MergeError::Encode {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// The second thread, which ends with this.
+struct Helper {
+    encoder: Arc<Encoder>,
+    /// Without it the thread that merges does everything.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Helper {
+    fn start(encoder: Encoder) -> Self {
+        let encoder = Arc::new(encoder);
+        let own = Arc::clone(&encoder);
+        let thread = std::thread::Builder::new()
+            .name("merge-encode".into())
+            .spawn(move || own.help_until_stopped());
+        Self {
+            encoder,
+            thread: thread.ok(),
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.encoder.stop();
+        if let Some(thread) = self.thread.take() {
+            // Panics of its columns are caught where they happen; see `work_until`.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The columns of the row group in progress and the work that waits for them.
+struct Encoder {
+    schema: SchemaRef,
+    columns: Vec<Mutex<Column>>,
+    memory_bytes: Vec<AtomicUsize>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct Column {
+    writers: Vec<ArrowColumnWriter>,
+    chunks: Vec<ArrowColumnChunk>,
+    bounds: Option<BoundsOf>,
+}
+
+struct State {
+    /// Only columns of the first job are worked on, so a column's batches stay in order.
+    jobs: VecDeque<Job>,
+    error: Option<String>,
+    is_stopped: bool,
+}
+
+struct Job {
+    work: Work,
+    next_column: usize,
+    done_count: usize,
+}
+
+impl Job {
+    fn size_bytes(&self) -> u64 {
+        match &self.work {
+            Work::Encode { rows, .. } => rows.size_bytes(),
+            Work::Close => 0,
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Work {
+    Encode {
+        rows: Arc<Gathered>,
+        start: usize,
+        count: usize,
+    },
+    Close,
+}
+
+impl Encoder {
+    fn new(schema: &SchemaRef, bounds_of: &[String]) -> Self {
+        let columns = schema.fields().iter().map(|field| {
+            Mutex::new(Column {
+                writers: Vec::new(),
+                chunks: Vec::new(),
+                bounds: bounds_of.contains(field.name()).then(BoundsOf::default),
+            })
+        });
+        Self {
+            schema: Arc::clone(schema),
+            columns: columns.collect(),
+            memory_bytes: schema
+                .fields()
+                .iter()
+                .map(|_| AtomicUsize::new(0))
+                .collect(),
+            state: Mutex::new(State {
+                jobs: VecDeque::new(),
+                error: None,
+                is_stopped: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn column(&self, index: usize) -> MutexGuard<'_, Column> {
+        // A panic in a column is caught and becomes an error that ends the merge.
+        self.columns[index]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_row_group(&self, writers: Vec<ArrowColumnWriter>) {
+        let mut writers = writers.into_iter();
+        for index in 0..self.columns.len() {
+            let leaves = leaf_count(self.schema.field(index).data_type());
+            self.column(index).writers = writers.by_ref().take(leaves).collect();
+        }
+    }
+
+    fn submit(&self, work: Work) {
+        self.state().jobs.push_back(Job {
+            work,
+            next_column: 0,
+            done_count: 0,
+        });
+        self.changed.notify_all();
+    }
+
+    fn stop(&self) {
+        self.state().is_stopped = true;
+        self.changed.notify_all();
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+            .iter()
+            .map(|bytes| bytes.load(Ordering::Relaxed) as u64)
+            .sum()
+    }
+
+    fn take_chunks(&self) -> Vec<ArrowColumnChunk> {
+        (0..self.columns.len())
+            .flat_map(|index| std::mem::take(&mut self.column(index).chunks))
+            .collect()
+    }
+
+    fn take_bounds(&self) -> Vec<ColumnBounds> {
+        (0..self.columns.len())
+            .filter_map(|index| {
+                self.column(index)
+                    .bounds
+                    .take()?
+                    .finish(self.schema.field(index).name())
+            })
+            .collect()
+    }
+
+    fn help_until_stopped(&self) {
+        // An error is reported by the thread that merges.
+        let _ = self.work_until(|state| state.is_stopped);
+    }
+
+    /// Encodes columns until `enough`, or until there is an error.
+    fn work_until(&self, enough: impl Fn(&State) -> bool) -> Result<(), String> {
+        let mut state = self.state();
+        loop {
+            if let Some(error) = &state.error {
+                return Err(error.clone());
+            }
+            if enough(&state) {
+                return Ok(());
+            }
+            let column_count = self.columns.len();
+            let task = state
+                .jobs
+                .front_mut()
+                .filter(|job| job.next_column < column_count)
+                .map(|job| {
+                    job.next_column += 1;
+                    (job.work.clone(), job.next_column - 1)
+                });
+            let Some((work, index)) = task else {
+                state = self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(state);
+            let result = guarded(|| self.run(&work, index));
+            drop(work);
+            state = self.state();
+            match result {
+                Err(error) => {
+                    state.jobs.clear();
+                    state.error = Some(error);
+                    self.changed.notify_all();
+                }
+                Ok(()) => {
+                    if let Some(job) = state.jobs.front_mut() {
+                        job.done_count += 1;
+                        if job.done_count == column_count {
+                            state.jobs.pop_front();
+                            self.changed.notify_all();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn run(&self, work: &Work, index: usize) -> Result<(), String> {
+        let mut column = self.column(index);
+        match work {
+            Work::Encode { rows, start, count } => {
+                let array = rows.column(index)?.slice(*start, *count);
+                if column
+                    .bounds
+                    .as_mut()
+                    .is_some_and(|bounds| !bounds.update(&array))
+                {
+                    column.bounds = None;
+                }
+                let leaves =
+                    compute_leaves(self.schema.field(index), &array).map_err(|e| e.to_string())?;
+                if leaves.len() != column.writers.len() {
+                    return Err(format!(
+                        "column {:?} has unexpected parts",
+                        self.schema.field(index).name()
+                    ));
+                }
+                for (writer, leaf) in column.writers.iter_mut().zip(&leaves) {
+                    writer.write(leaf).map_err(|e| e.to_string())?;
+                }
+                let bytes = column
+                    .writers
+                    .iter()
+                    .map(ArrowColumnWriter::memory_size)
+                    .sum();
+                self.memory_bytes[index].store(bytes, Ordering::Relaxed);
+            }
+            Work::Close => {
+                let writers = std::mem::take(&mut column.writers);
+                column.chunks = writers
+                    .into_iter()
+                    .map(ArrowColumnWriter::close)
+                    .collect::<Result<_, _>>()
+                    .map_err(|e| e.to_string())?;
+                self.memory_bytes[index].store(0, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Parquet columns of one Arrow column.
+fn leaf_count(data_type: &arrow::datatypes::DataType) -> usize {
+    use arrow::datatypes::DataType;
+    match data_type {
+        DataType::Struct(fields) => fields
+            .iter()
+            .map(|field| leaf_count(field.data_type()))
+            .sum(),
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => leaf_count(field.data_type()),
+        _ => 1,
+    }
+}
