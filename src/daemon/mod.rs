@@ -211,21 +211,25 @@ impl Daemon {
         for context in &contexts {
             context.running.close();
         }
-        let drained = async {
-            for context in &contexts {
-                context.running.wait().await;
+        let is_drained = tokio::select! {
+            () = drained(&contexts) => true,
+            () = tokio::time::sleep(timeout) => {
+                tracing::warn!("merges still run; they stop now and hand their plans back");
+                false
+            }
+            () = second_stop(signals) => {
+                tracing::warn!("stopping now");
+                false
             }
         };
-        tokio::pin!(drained);
-        tokio::select! {
-            () = &mut drained => {}
-            () = tokio::time::sleep(timeout) => tracing::warn!("merges still run; they stop now and hand their plans back"),
-            () = second_stop(signals) => tracing::warn!("stopping now"),
-        }
         for context in &contexts {
             context.stop.merges.cancel();
         }
-        if tokio::time::timeout(HAND_BACK_TIME, drained).await.is_err() {
+        if !is_drained
+            && tokio::time::timeout(HAND_BACK_TIME, drained(&contexts))
+                .await
+                .is_err()
+        {
             tracing::error!("merges did not stop in time; their leases will run out");
         }
         tracing::info!("stopped");
@@ -329,6 +333,12 @@ impl Daemon {
                 drop(permits);
             });
         }
+    }
+}
+
+async fn drained(contexts: &[Arc<WorkContext>]) {
+    for context in contexts {
+        context.running.wait().await;
     }
 }
 
