@@ -107,6 +107,10 @@ local function invalid_path(path)
   return 'Error processing file: ' .. shown .. ' - Invalid file path format: ' .. shown
 end
 
+local function refused(path, reason)
+  return nil, 'Error processing file: ' .. string.sub(path, 1, PATH_BYTES_MAX) .. ' - ' .. reason
+end
+
 -- Checks one entry against everything that applying it relies on. Without `layers` any layer is accepted.
 local function check_entry(text, position, layers)
   local entry = decode_object(text)
@@ -117,11 +121,8 @@ local function check_entry(text, position, layers)
   if type(path) ~= 'string' then
     return nil, 'Error processing entry ' .. position .. ': path is missing or not a string'
   end
-  local function refuse(reason)
-    return nil, 'Error processing file: ' .. string.sub(path, 1, PATH_BYTES_MAX) .. ' - ' .. reason
-  end
   if entry.cmd ~= 'ADD' and entry.cmd ~= 'DELETE' then
-    return refuse('cmd is neither ADD nor DELETE')
+    return refused(path, 'cmd is neither ADD nor DELETE')
   end
   if entry.writer_id == cjson.null or entry.writer_id == nil then
     entry.writer_id = ''
@@ -135,7 +136,7 @@ local function check_entry(text, position, layers)
     return nil, invalid_path(path)
   end
   if problem then
-    return refuse(problem)
+    return refused(path, problem)
   end
   local checked = {
     text = text,
@@ -159,13 +160,13 @@ local function check_entry(text, position, layers)
     checked.iteration = iteration
     local size = entry.size_bytes
     if type(size) ~= 'number' or size < 0 or size ~= size or size >= 2 ^ 63 then
-      return refuse('size_bytes is missing or not a size')
+      return refused(path, 'size_bytes is missing or not a size')
     end
     checked.size = size
     if layers then
       local layer = layers[entry.layer]
       if not layer then
-        return refuse('layer "' .. entry.layer .. '" is not configured')
+        return refused(path, 'layer "' .. entry.layer .. '" is not configured')
       end
       if layer.ttl_s > 0 then
         local chunk = entry.str_chunk_time
@@ -173,7 +174,7 @@ local function check_entry(text, position, layers)
           chunk = type(entry.chunk_time) == 'number' and int_text(entry.chunk_time) or ''
         end
         if type(chunk) ~= 'string' or not string.find(chunk, '^%-?%d+$') then
-          return refuse('str_chunk_time is missing or not a number, and its layer has a TTL')
+          return refused(path, 'str_chunk_time is missing or not a number, and its layer has a TTL')
         end
         checked.chunk_s = tonumber(string.sub(chunk, 1, -10)) or 0
         checked.ttl = layer
@@ -276,9 +277,9 @@ local function tail_plan(key)
   if not text then
     return nil
   end
-  local head, size, paths = string.match(text, '^({"id":"[^"\\]*","time_s":%d+,"size":)(%d+),"paths":%[(.+)%]}$')
-  if head and not string.find(paths, ']', 1, true) then
-    return { head = head, size = tonumber(size), paths = { paths }, is_stored = true }
+  local head, size, start = string.match(text, '^({"id":"[^"\\]*","time_s":%d+,"size":)(%d+),"paths":%["()')
+  if head and string.find(text, ']', start, true) == #text - 1 then
+    return { head = head, size = tonumber(size), paths = { string.sub(text, start - 1, -3) }, is_stored = true }
   end
   local plan = decode_object(text)
   if not plan or type(plan.id) ~= 'string' or type(plan.time_s) ~= 'number'
@@ -324,6 +325,17 @@ local function plan_merge(batch, entry, level)
   plan.paths[#plan.paths + 1] = cjson.encode(entry.path)
 end
 
+-- Names repeat from item to item.
+local encoded_names = {}
+local function encoded(name)
+  local text = encoded_names[name]
+  if not text then
+    text = cjson.encode(name)
+    encoded_names[name] = text
+  end
+  return text
+end
+
 local function push_item(batch, key, item)
   local queue = queue_of(batch, key)
   queue.pushed[#queue.pushed + 1] = item
@@ -331,23 +343,23 @@ end
 
 local function plan_move(batch, entry)
   push_item(batch, entry.queue_key, '{"id":"' .. fresh_id(entry.path)
-    .. '","writer_id":' .. cjson.encode(entry.writer)
-    .. ',"database":' .. cjson.encode(entry.database)
-    .. ',"table":' .. cjson.encode(entry.table_name)
+    .. '","writer_id":' .. encoded(entry.writer)
+    .. ',"database":' .. encoded(entry.database)
+    .. ',"table":' .. encoded(entry.table_name)
     .. ',"path_from":' .. cjson.encode(entry.path)
-    .. ',"layer_from":' .. cjson.encode(entry.layer)
+    .. ',"layer_from":' .. encoded(entry.layer)
     .. ',"path_to":' .. cjson.encode(entry.dir .. '/' .. fresh_id(entry.path) .. '.' .. int_text(entry.iteration) .. '.parquet')
-    .. ',"layer_to":' .. cjson.encode(entry.ttl.next)
+    .. ',"layer_to":' .. encoded(entry.ttl.next)
     .. ',"time_s":' .. int_text(entry.chunk_s + math.ceil(entry.ttl.ttl_s)) .. '}')
 end
 
 local function plan_drop(batch, entry)
   push_item(batch, entry.queue_key, '{"id":"' .. fresh_id(entry.path)
-    .. '","writer_id":' .. cjson.encode(entry.writer)
-    .. ',"layer":' .. cjson.encode(entry.layer)
+    .. '","writer_id":' .. encoded(entry.writer)
+    .. ',"layer":' .. encoded(entry.layer)
     .. ',"path":' .. cjson.encode(entry.path)
-    .. ',"database":' .. cjson.encode(entry.database)
-    .. ',"table":' .. cjson.encode(entry.table_name)
+    .. ',"database":' .. encoded(entry.database)
+    .. ',"table":' .. encoded(entry.table_name)
     .. ',"time_s":' .. int_text(batch.drop_at_s) .. '}')
 end
 
@@ -371,8 +383,13 @@ local function delete_file(batch, entry)
   if not stored then
     return
   end
-  local known = decode_object(stored)
-  local layer = known and known.layer
+  -- Most clients write the layer first: then nothing needs to be decoded.
+  local layer = entry.layer
+  local first = string.match(entry.text, '^{"layer":"[^"\\]*"')
+  if not first or string.sub(stored, 1, #first) ~= first then
+    local known = decode_object(stored)
+    layer = known and known.layer
+  end
   if type(layer) == 'string' and layer ~= entry.layer and layer ~= '' and entry.layer ~= '' then
     return
   end

@@ -9,5 +9,7 @@
 
 mod catalog_suite;
 mod golden;
+mod guide;
 mod redis_faults;
+mod redis_scripts;
 mod support;

@@ -15,7 +15,7 @@ use crate::{
 /// Lists that one call looks into.
 const PEEK_LISTS_MAX: usize = 500;
 /// Due plans taken from one list in one look.
-const PEEK_PLANS_MAX: usize = 16;
+const PEEK_PLANS_MAX: usize = 128;
 /// Items of one queue that are claimed only to be set aside, in one call.
 const UNUSABLE_ITEMS_MAX: usize = 16;
 /// Deletes that one call of the script hands out.
@@ -37,17 +37,15 @@ impl RedisCatalog {
             .scan("looking for merge queues", &pattern)
             .await?
             .into_iter()
-            .filter(|key| match keys::parse_merge_list(key) {
-                Some((queue, state)) => {
-                    state != ListState::Failed
-                        && queue.iteration == iteration
-                        && policy.serves(&queue.writer)
-                }
-                None => {
-                    self.reports
-                        .warn_once(key, "the key names no usable merge queue");
-                    false
-                }
+            .filter(|key| {
+                let Some((queue, state)) = keys::parse_merge_list(key) else {
+                    let reason = "the key names no usable merge queue";
+                    self.reports.warn_once(key, reason);
+                    return false;
+                };
+                state != ListState::Failed
+                    && queue.iteration == iteration
+                    && policy.serves(&queue.writer)
             })
             .collect();
         let per_list = PEEK_PLANS_MAX.min(limit.max(1));
