@@ -245,7 +245,8 @@ pub mod promises {
         assert!(claimed.lease.expires_at_s > old.lease.expires_at_s);
         tokio::time::sleep(Duration::from_millis(2200)).await;
         assert!(due(catalog, 1).await.is_empty());
-        assert!(is_lease_lost(&catalog.renew_merge(&old, LEASE).await));
+        let late = catalog.commit_merge(&old, &commit_of(&old, "x.2")).await;
+        assert_eq!(late.unwrap(), CommitOutcome::LeaseLost);
         let outcome = catalog
             .commit_merge(&claimed, &commit_of(&claimed, "y.2"))
             .await;

@@ -11,5 +11,6 @@ mod catalog_suite;
 mod golden;
 mod guide;
 mod redis_faults;
+mod redis_interleavings;
 mod redis_scripts;
 mod support;

@@ -339,6 +339,44 @@ fn a_claim_changes_nothing_of_an_item_but_its_time_attempts_and_owner() {
 }
 
 #[test]
+fn a_renewal_whose_reply_was_lost_can_be_repeated_until_somebody_takes_over() {
+    let server = RedisServer::start();
+    let redis = &mut server.connection();
+    push(redis, IDLE, r#"{"id":"x","time_s":7,"paths":[]}"#);
+    let text: String = call(redis, "get_merge_plan", &QUEUE, &["60", "me"]).unwrap();
+    let renew = |redis: &mut Connection, lease_s: &str| -> String {
+        call(redis, "renew_lease", &QUEUE, &[&text, lease_s]).unwrap()
+    };
+    let unheard = renew(redis, "60");
+    assert_ne!(unheard, text);
+    let heard = renew(redis, "90");
+    assert_eq!(list(redis, PROCESSING), [heard.as_str()]);
+    assert_eq!(parse(&heard)["attempts"], 1);
+    // An old compactor takes it over: same owner, its own long lease.
+    let mut taken = parse(&heard);
+    taken["time_s"] = json!(now_s(redis) + 1800);
+    redis::cmd("LSET")
+        .arg(PROCESSING)
+        .arg(0)
+        .arg(taken.to_string())
+        .exec(redis)
+        .unwrap();
+    assert_eq!(renew(redis, "90"), "");
+    // One of ours takes it over.
+    taken["time_s"] = json!(1);
+    redis::cmd("LSET")
+        .arg(PROCESSING)
+        .arg(0)
+        .arg(taken.to_string())
+        .exec(redis)
+        .unwrap();
+    let next: String = call(redis, "get_merge_plan", &QUEUE, &["60", "you"]).unwrap();
+    assert_eq!(parse(&next)["attempts"], 2);
+    assert_eq!(renew(redis, "90"), "");
+    assert_eq!(list(redis, PROCESSING), [next]);
+}
+
+#[test]
 fn an_item_whose_time_cannot_be_set_safely_is_set_aside_and_not_handed_out() {
     let server = RedisServer::start();
     let redis = &mut server.connection();

@@ -123,19 +123,38 @@ impl RedisCatalog {
             if claimed.len() >= limit {
                 break;
             }
-            let keys = keys::drop_keys(&queue);
             let wanted = (limit - claimed.len()).min(CLAIM_DROPS_MAX);
-            for token in scripts::claim_drops(&self.connection, &keys, lease, wanted).await? {
-                match wire::drop_from_json(&token, &queue) {
-                    Ok(item) => {
-                        let lease = lease_of(token, item.path.as_str())?;
-                        claimed.push(ClaimedDrop { item, lease });
-                    }
-                    Err(reason) => {
-                        let list = keys::drop_list(&queue, ListState::Failed);
-                        self.reports.warn_once(&list, &reason);
-                        scripts::fail_plan(&self.connection, &keys, &token, &reason).await?;
-                    }
+            match self.claim_drops_of(&queue, wanted, lease).await {
+                Ok(more) => claimed.extend(more),
+                Err(error) if claimed.is_empty() => return Err(error),
+                // What was claimed before must be worked on.
+                Err(error) => {
+                    tracing::warn!(%error, table = %queue.table, "deletes could not be claimed");
+                    break;
+                }
+            }
+        }
+        Ok(claimed)
+    }
+
+    async fn claim_drops_of(
+        &self,
+        queue: &DropQueue,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedDrop>, CatalogError> {
+        let keys = keys::drop_keys(queue);
+        let mut claimed = Vec::new();
+        for token in scripts::claim_drops(&self.connection, &keys, lease, limit).await? {
+            match wire::drop_from_json(&token, queue) {
+                Ok(item) => {
+                    let lease = lease_of(token, item.path.as_str())?;
+                    claimed.push(ClaimedDrop { item, lease });
+                }
+                Err(reason) => {
+                    let list = keys::drop_list(queue, ListState::Failed);
+                    self.reports.warn_once(&list, &reason);
+                    scripts::fail_plan(&self.connection, &keys, &token, &reason).await?;
                 }
             }
         }
