@@ -7,12 +7,17 @@ use std::{
 };
 
 use gigamerge::{
-    catalog::{Catalog, CatalogError, EntryFilter, redis::RedisCatalog},
+    catalog::{
+        Catalog, CatalogError, CommitOutcome, EntryFilter, MergeCommit, redis::RedisCatalog,
+    },
     config::{RedisConfig, Secret},
-    model::TableRef,
+    model::{Iteration, TableRef},
 };
 
-use crate::{catalog_suite::policy, support::redis_server::RedisServer};
+use crate::{
+    catalog_suite::{entry, policy},
+    support::{cutting_proxy::CuttingProxy, redis_server::RedisServer},
+};
 
 fn connect(config: &RedisConfig) -> RedisCatalog {
     RedisCatalog::connect(config, Arc::new(policy())).unwrap()
@@ -47,13 +52,13 @@ fn signal(server: &RedisServer, name: &str) {
 async fn scripts_that_the_server_forgot_are_sent_again() {
     let server = RedisServer::start();
     let catalog = connect(&server.config());
-    let entry = crate::catalog_suite::entry("a.1", 100);
+    let entry = entry("a.1", 100);
     for round in 0..3 {
         catalog
             .batch(std::slice::from_ref(&entry), &[])
             .await
             .unwrap();
-        let plans = catalog.due_merges(gigamerge::model::Iteration(1), 10).await;
+        let plans = catalog.due_merges(Iteration(1), 10).await;
         assert_eq!(plans.unwrap().len(), 1, "round {round}");
         redis::cmd("SCRIPT")
             .arg("FLUSH")
@@ -66,7 +71,7 @@ async fn scripts_that_the_server_forgot_are_sent_again() {
 async fn the_same_catalog_works_on_after_the_server_was_killed_and_restarted() {
     let mut server = RedisServer::start();
     let catalog = connect(&server.config());
-    let entry = crate::catalog_suite::entry("a.1", 100);
+    let entry = entry("a.1", 100);
     catalog.batch(&[entry], &[]).await.unwrap();
     server.kill();
     for _ in 0..20 {
@@ -154,9 +159,58 @@ async fn a_cluster_is_refused_with_the_reason() {
     assert!(error.to_string().contains("Cluster"), "{error}");
 }
 
-/// Free a moment ago, and far enough from a cluster's second port, which is 10,000 higher.
+/// Free a moment ago; a cluster's second port is 10,000 higher, below those of outgoing connections.
 fn free_port() -> u16 {
-    (20_000..30_000)
+    (12_000..20_000)
         .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .unwrap()
+}
+
+#[tokio::test]
+async fn a_commit_or_renewal_whose_answer_is_lost_is_not_lost() {
+    let server = RedisServer::start();
+    let proxy = CuttingProxy::start(&server.socket());
+    let catalog = connect(&RedisConfig {
+        url: Secret(format!("unix://{}", proxy.socket().display())),
+        timeout: Duration::from_secs(5),
+    });
+    let files = ["a.1", "b.1"].map(|name| entry(name, 100));
+    catalog.batch(&files, &[]).await.unwrap();
+    let queue = catalog.due_merges(Iteration(1), 1).await.unwrap()[0]
+        .queue
+        .clone();
+    let lease = Duration::from_mins(1);
+    let mut claim = catalog.claim_merge(&queue, lease).await.unwrap().unwrap();
+    // So that the server knows the script, and the answer that is lost is the renewal's.
+    claim.lease = catalog.renew_merge(&claim, lease).await.unwrap();
+
+    proxy.swallow_next_answer();
+    let error = catalog.renew_merge(&claim, lease).await.unwrap_err();
+    assert!(proxy.is_done());
+    assert!(
+        matches!(error, CatalogError::Unavailable { .. }),
+        "unexpected: {error}"
+    );
+    answers_again(&catalog).await;
+    claim.lease = catalog.renew_merge(&claim, lease).await.unwrap();
+
+    let commit = MergeCommit {
+        output: Some(entry("m.2", 180)),
+        sources: claim.plan.paths.clone(),
+        set_aside: Vec::new(),
+        grace: Duration::ZERO,
+    };
+    // A refused commit makes the script known.
+    let mut stale = claim.clone();
+    stale.lease.token.push(' ');
+    let outcome = catalog.commit_merge(&stale, &commit).await.unwrap();
+    assert_eq!(outcome, CommitOutcome::LeaseLost);
+    proxy.swallow_next_answer();
+    let outcome = catalog.commit_merge(&claim, &commit).await.unwrap();
+    assert!(proxy.is_done());
+    assert_eq!(outcome, CommitOutcome::Committed);
+    let all = catalog.entries(&table(), &EntryFilter::default()).await;
+    assert_eq!(all.unwrap().len(), 1);
+    let drops = catalog.claim_drops(10, lease).await.unwrap();
+    assert_eq!(drops.len(), 2);
 }

@@ -26,7 +26,7 @@ const STEPS: usize = 3000;
 /// Steps between two looks at the whole keyspace.
 const CHECK_EVERY: usize = 50;
 const FINAL_ITERATION: u32 = 3;
-const LEASE: Duration = Duration::from_secs(3600);
+const LEASE: Duration = Duration::from_hours(1);
 
 fn policy() -> Policy {
     let level = |iteration| Level {

@@ -588,21 +588,16 @@ async fn a_commit_leaves_counts_queues_and_quarantine_exact() {
     output.path = queue.dir.file("m", Iteration(2)).unwrap();
     catalog.announce_output(&claim, &output.path).await.unwrap();
     assert_eq!(hash(redis, "announced:d:t").len(), 1);
-    let outcome = catalog
-        .commit_merge(
-            &claim,
-            &MergeCommit {
-                output: Some(output),
-                sources: claim.plan.paths[..2].to_vec(),
-                set_aside: vec![gigamerge::model::SetAside {
-                    path: claim.plan.paths[2].clone(),
-                    reason: "no footer".to_owned(),
-                }],
-                grace: Duration::from_mins(5),
-            },
-        )
-        .await
-        .unwrap();
+    let commit = MergeCommit {
+        output: Some(output.clone()),
+        sources: claim.plan.paths[..2].to_vec(),
+        set_aside: vec![gigamerge::model::SetAside {
+            path: claim.plan.paths[2].clone(),
+            reason: "no footer".to_owned(),
+        }],
+        grace: Duration::from_mins(5),
+    };
+    let outcome = catalog.commit_merge(&claim, &commit).await.unwrap();
     assert_eq!(outcome, CommitOutcome::Committed);
     assert_eq!(hash(redis, "folders:d:t")[DIR], "2");
     let now = now_s(redis);
@@ -619,6 +614,12 @@ async fn a_commit_leaves_counts_queues_and_quarantine_exact() {
         list(redis, "merge:d:t:2:date=2024-01-15/hour=14:hot::idle").len(),
         1
     );
+
+    // A late repetition meets the output, changed meanwhile: its bytes are no leftovers.
+    output.row_count += 1;
+    let late = CommitOutcome::OutputExists;
+    catalog.batch(&[output], &[]).await.unwrap();
+    assert_eq!(catalog.commit_merge(&claim, &commit).await.unwrap(), late);
 }
 
 #[tokio::test]
