@@ -106,15 +106,17 @@ if ARGV[5] ~= '' then
 end
 
 local plan = redis.call('LPOS', queue.processing, plan_item) and decode_object(plan_item)
-if not plan then
+local indexed = output and redis.call('HGET', output.files_key, output.path)
+if indexed then
   -- Nobody else can have stored this very text: the first reply was lost.
-  if output and redis.call('HGET', output.files_key, output.path) == output.text then
+  if not plan and indexed == output.text then
     return { 'committed' }
   end
-  return { 'lease_lost' }
-end
-if output and redis.call('HEXISTS', output.files_key, output.path) == 1 then
+  -- Also without a plan: bytes that the index names must not be taken for leftovers.
   return { 'output_exists' }
+end
+if not plan then
+  return { 'lease_lost' }
 end
 
 local planned = {}

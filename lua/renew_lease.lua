@@ -9,6 +9,8 @@
 -- ARGV[1] JSON  the item's exact text, as it was handed out or renewed last
 -- ARGV[2] text  lease in seconds from now
 --
+-- The new text's "owner" is the SHA1 of the old text: a caller whose reply was lost repeats the
+-- call with the old text and is recognized.
 -- Reply: the item's new text, which is the new proof; "" when the item is not there any more
 -- (the lease was lost). Errors, nothing changed: ERR …
 
@@ -21,14 +23,35 @@ end
 if problem then
   return { err = problem }
 end
-local place = redis.call('LPOS', queue.processing, ARGV[1])
-local item = place and decode_object(ARGV[1])
+local expires_s = math.max(seconds_from_now(lease_s), now_s + 1)
+local owner = redis.sha1hex(ARGV[1])
+
+-- The item as an earlier, unheard renewal of this very text left it. One whose lease is longer
+-- than any of ours was taken over by a program that does not know owners.
+local function renewed_before()
+  for place, text in ipairs(redis.call('LRANGE', queue.processing, 0, LOOK_ITEMS_MAX)) do
+    if string.find(text, owner, 1, true) then
+      local item = decode_object(text)
+      if item and item.owner == owner and type(item.time_s) == 'number' and item.time_s <= expires_s then
+        return place - 1, text
+      end
+    end
+  end
+end
+
+local old = ARGV[1]
+local place = redis.call('LPOS', queue.processing, old)
+if not place then
+  place, old = renewed_before()
+end
+local item = place and decode_object(old)
 if not item then
   return ''
 end
-local text = with_field(ARGV[1], item, 'time_s', int_text(math.max(seconds_from_now(lease_s), now_s + 1)))
+local text = with_field(old, item, 'time_s', int_text(expires_s))
+text = text and with_field(text, item, 'owner', cjson.encode(owner))
 if not text then
-  return { err = 'ERR the time_s of this item cannot be set' }
+  return { err = 'ERR time_s or owner of this item cannot be set' }
 end
 redis.call('LSET', queue.processing, place, text)
 return text

@@ -42,25 +42,30 @@ end
 
 -- The item's text with one field set to a JSON value; nil when that cannot be done safely.
 local function with_field(text, item, name, value)
-  local pattern = '("' .. name .. '"%s*:%s*)'
+  local pattern = '"' .. name .. '"%s*:%s*()'
   local _, count = string.gsub(text, pattern, '')
-  if count == 0 then
-    if item[name] ~= nil then
-      return nil
-    end
+  local old = item[name]
+  if count == 0 and old == nil then
     local rest = string.match(text, '^%s*{%s*(.*)$')
     local comma = string.sub(rest, 1, 1) == '}' and '' or ','
     return '{"' .. name .. '":' .. value .. comma .. rest
   end
-  if count > 1 or item[name] == nil then
+  -- Twice, or under another spelling: it is not known which one a reader would take.
+  if count ~= 1 or old == nil then
     return nil
   end
-  local old = type(item[name]) == 'string' and '"[^"\\]*"' or '[%-%+%.%deE]+'
-  local changed, changes = string.gsub(text, pattern .. old, '%1' .. string.gsub(value, '%%', '%%%%'))
-  if changes == 1 then
-    return changed
+  local start = string.match(text, pattern)
+  local stop
+  if type(old) == 'number' then
+    stop = string.match(text, '^[%-%+%.%deE]+()', start)
+  else
+    local encoded = cjson.encode(old)
+    stop = string.sub(text, start, start + #encoded - 1) == encoded and start + #encoded
   end
-  return nil
+  if not stop then
+    return nil
+  end
+  return string.sub(text, 1, start - 1) .. value .. string.sub(text, stop)
 end
 
 -- When an item without time_s is due: only moves may lack it (the original writes them so).

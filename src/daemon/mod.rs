@@ -23,7 +23,7 @@ use crate::{
         redis::RedisCatalog,
     },
     config::{CatalogConfig, Config},
-    merge,
+    merge::{self, MergeError},
     model::TableRef,
     storage::{Layers, Workspace},
     worker::{Stop, Totals, WorkContext},
@@ -103,7 +103,11 @@ async fn open_catalog(config: &Config, access: Access) -> Result<Arc<dyn Catalog
 fn probe(config: &Config, table: &TableRef, file: &Path) -> Result<ProbedFile, String> {
     let table = config.table(table);
     let options = table.merge_options(config.worker.memory_budget_bytes);
-    let summary = merge::summarize(file, &options).map_err(|error| error.to_string())?;
+    let summary = merge::summarize(file, &options).map_err(|error| match error {
+        // The file is named where the reason is reported.
+        MergeError::BadInputs(bad) => bad.into_iter().map(|bad| bad.reason).collect(),
+        other => other.to_string(),
+    })?;
     let time = summary
         .bounds
         .iter()

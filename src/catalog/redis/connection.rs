@@ -54,6 +54,8 @@ impl Connection {
     /// # Errors
     /// [`CatalogError::Refused`] when the URL cannot be used.
     pub(super) fn new(config: &RedisConfig) -> Result<Self, CatalogError> {
+        // Whoever comes second finds one installed; it is the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         // The library's own text is left out: it may repeat parts of the URL.
         let client = Client::open(config.url.0.as_str()).map_err(|_| CatalogError::Refused {
             context: "the Redis URL".to_owned(),
@@ -316,6 +318,23 @@ mod tests {
             assert!(pause(failures) >= PAUSE_MIN / 2);
         }
         assert!(pause(20) >= PAUSE_MAX / 2);
+    }
+
+    #[tokio::test]
+    async fn tls_to_a_server_that_speaks_none_is_an_error_and_no_panic() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            while let Ok((mut socket, _)) = listener.accept() {
+                let _ = std::io::Write::write_all(&mut socket, b"-ERR no\r\n");
+            }
+        });
+        let connection = connection(&format!("rediss://me:s3cr3t@127.0.0.1:{port}")).unwrap();
+        let error = connection
+            .query::<String>("asking", &redis::cmd("PING"))
+            .await
+            .unwrap_err();
+        assert!(!format!("{error:?}").contains("s3cr3t"), "{error:?}");
     }
 
     #[tokio::test]

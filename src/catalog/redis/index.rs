@@ -15,6 +15,9 @@ use crate::{
 const BATCH_ENTRIES_MAX: usize = 2000;
 /// Fields that one `HSCAN` or `HMGET` asks for.
 const FIELDS_MAX: usize = 1000;
+/// A hash's field and its value.
+type Field = (Vec<u8>, Vec<u8>);
+
 /// Rounds of one `HSCAN`.
 const HSCAN_ROUNDS_MAX: usize = 1_000_000;
 
@@ -41,31 +44,40 @@ impl RedisCatalog {
         // By path, because HSCAN may return a field twice.
         let mut found = BTreeMap::new();
         for key in self.scan(context, &keys::files_pattern(table)).await? {
-            let mut cursor = 0_u64;
-            for round in 0.. {
-                let mut command = redis::cmd("HSCAN");
-                command.arg(&key).arg(cursor).arg("COUNT").arg(FIELDS_MAX);
-                let (next, fields): (u64, Vec<(Vec<u8>, Vec<u8>)>) =
-                    self.connection.query(context, &command).await?;
-                for (path, text) in &fields {
-                    match stored_entry(table, path, text) {
-                        Ok(entry) if filter.matches(&entry) => {
-                            found.insert(entry.path.clone(), entry);
-                        }
-                        Ok(_) => {}
-                        Err(reason) => self.reports.warn_once(
-                            &format!("{key} {}", String::from_utf8_lossy(path)),
-                            &reason,
-                        ),
+            for (path, text) in self.fields(context, &key).await? {
+                match stored_entry(table, &path, &text) {
+                    Ok(entry) if filter.matches(&entry) => {
+                        found.insert(entry.path.clone(), entry);
                     }
-                }
-                cursor = next;
-                if cursor == 0 || round >= HSCAN_ROUNDS_MAX {
-                    break;
+                    Ok(_) => {}
+                    Err(reason) => self.reports.warn_once(
+                        &format!("{key} {}", String::from_utf8_lossy(&path)),
+                        &reason,
+                    ),
                 }
             }
         }
         Ok(found.into_values().collect())
+    }
+
+    /// Every field of a hash; one may come twice.
+    async fn fields(&self, context: &str, key: &str) -> Result<Vec<Field>, CatalogError> {
+        let mut found = Vec::new();
+        let mut cursor = 0_u64;
+        for _ in 0..HSCAN_ROUNDS_MAX {
+            let mut command = redis::cmd("HSCAN");
+            command.arg(key).arg(cursor).arg("COUNT").arg(FIELDS_MAX);
+            let (next, page): (u64, Vec<Field>) = self.connection.query(context, &command).await?;
+            found.extend(page);
+            cursor = next;
+            if cursor == 0 {
+                return Ok(found);
+            }
+        }
+        Err(CatalogError::Unavailable {
+            context: context.to_owned(),
+            reason: format!("{key} grows faster than it can be listed"),
+        })
     }
 
     pub(super) async fn look_up(

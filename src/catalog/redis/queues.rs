@@ -15,7 +15,7 @@ use crate::{
 /// Lists that one call looks into.
 const PEEK_LISTS_MAX: usize = 500;
 /// Due plans taken from one list in one look.
-const PEEK_PLANS_MAX: usize = 16;
+const PEEK_PLANS_MAX: usize = 128;
 /// Items of one queue that are claimed only to be set aside, in one call.
 const UNUSABLE_ITEMS_MAX: usize = 16;
 /// Deletes that one call of the script hands out.
@@ -37,17 +37,15 @@ impl RedisCatalog {
             .scan("looking for merge queues", &pattern)
             .await?
             .into_iter()
-            .filter(|key| match keys::parse_merge_list(key) {
-                Some((queue, state)) => {
-                    state != ListState::Failed
-                        && queue.iteration == iteration
-                        && policy.serves(&queue.writer)
-                }
-                None => {
-                    self.reports
-                        .warn_once(key, "the key names no usable merge queue");
-                    false
-                }
+            .filter(|key| {
+                let Some((queue, state)) = keys::parse_merge_list(key) else {
+                    let reason = "the key names no usable merge queue";
+                    self.reports.warn_once(key, reason);
+                    return false;
+                };
+                state != ListState::Failed
+                    && queue.iteration == iteration
+                    && policy.serves(&queue.writer)
             })
             .collect();
         let per_list = PEEK_PLANS_MAX.min(limit.max(1));
@@ -125,19 +123,38 @@ impl RedisCatalog {
             if claimed.len() >= limit {
                 break;
             }
-            let keys = keys::drop_keys(&queue);
             let wanted = (limit - claimed.len()).min(CLAIM_DROPS_MAX);
-            for token in scripts::claim_drops(&self.connection, &keys, lease, wanted).await? {
-                match wire::drop_from_json(&token, &queue) {
-                    Ok(item) => {
-                        let lease = lease_of(token, item.path.as_str())?;
-                        claimed.push(ClaimedDrop { item, lease });
-                    }
-                    Err(reason) => {
-                        let list = keys::drop_list(&queue, ListState::Failed);
-                        self.reports.warn_once(&list, &reason);
-                        scripts::fail_plan(&self.connection, &keys, &token, &reason).await?;
-                    }
+            match self.claim_drops_of(&queue, wanted, lease).await {
+                Ok(more) => claimed.extend(more),
+                Err(error) if claimed.is_empty() => return Err(error),
+                // What was claimed before must be worked on.
+                Err(error) => {
+                    tracing::warn!(%error, table = %queue.table, "deletes could not be claimed");
+                    break;
+                }
+            }
+        }
+        Ok(claimed)
+    }
+
+    async fn claim_drops_of(
+        &self,
+        queue: &DropQueue,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedDrop>, CatalogError> {
+        let keys = keys::drop_keys(queue);
+        let mut claimed = Vec::new();
+        for token in scripts::claim_drops(&self.connection, &keys, lease, limit).await? {
+            match wire::drop_from_json(&token, queue) {
+                Ok(item) => {
+                    let lease = lease_of(token, item.path.as_str())?;
+                    claimed.push(ClaimedDrop { item, lease });
+                }
+                Err(reason) => {
+                    let list = keys::drop_list(queue, ListState::Failed);
+                    self.reports.warn_once(&list, &reason);
+                    scripts::fail_plan(&self.connection, &keys, &token, &reason).await?;
                 }
             }
         }

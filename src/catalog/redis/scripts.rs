@@ -68,9 +68,9 @@ impl Script {
     }
 }
 
-static PATCH_INDEX: LazyLock<Script> = script!("patch_index", "index");
+static PATCH_INDEX: LazyLock<Script> = script!("patch_index", "entry", "index");
 static GET_MERGE_PLAN: LazyLock<Script> = script!("get_merge_plan", "queue");
-static END_MERGE: LazyLock<Script> = script!("end_merge", "queue", "index");
+static END_MERGE: LazyLock<Script> = script!("end_merge", "queue", "entry", "index");
 static CLAIM_DROPS: LazyLock<Script> = script!("claim_drops", "queue");
 static RENEW_LEASE: LazyLock<Script> = script!("renew_lease", "queue");
 static RELEASE_PLAN: LazyLock<Script> = script!("release_plan", "queue");

@@ -407,7 +407,7 @@ mod tests {
                 name: LayerName::parse("l1").unwrap(),
                 kind: "fs".to_owned(),
                 url: "file:///data".to_owned(),
-                ttl: Some(Duration::from_secs(60)),
+                ttl: Some(Duration::from_mins(1)),
                 next: Some(LayerName::parse("l2").unwrap()),
             }],
             writers: None,
