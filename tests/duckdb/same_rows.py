@@ -12,7 +12,7 @@ ORDER = "__timestamp"
 
 
 def columns(con, files):
-    rows = con.execute("DESCRIBE SELECT * FROM read_parquet(?, union_by_name = true)", [files]).fetchall()
+    rows = con.execute("DESCRIBE SELECT * FROM read_parquet(?, union_by_name = true, hive_partitioning = false)", [files]).fetchall()
     return {row[0] for row in rows}
 
 
@@ -20,7 +20,7 @@ def tally(con, files, names):
     """Row count and an order-independent sum of row hashes over `names`; a missing column counts as null."""
     have = columns(con, files)
     values = ", ".join(f'"{n}"::VARCHAR' if n in have else "NULL::VARCHAR" for n in names)
-    query = f"SELECT count(*), sum(hash({values})::HUGEINT), bit_xor(hash({values})) FROM read_parquet(?, union_by_name = true)"
+    query = f"SELECT count(*), sum(hash({values})::HUGEINT), bit_xor(hash({values})) FROM read_parquet(?, union_by_name = true, hive_partitioning = false)"
     return con.execute(query, [files]).fetchone()
 
 
@@ -36,7 +36,7 @@ def main():
     if want != got:
         sys.exit(f"rows differ: inputs have {want}, outputs {got}")
     for path in outputs:
-        times = con.execute(f'SELECT "{ORDER}" FROM read_parquet(?)', [path]).fetchnumpy()[ORDER]
+        times = con.execute(f'SELECT "{ORDER}" FROM read_parquet(?, hive_partitioning = false)', [path]).fetchnumpy()[ORDER]
         if len(times) > 1 and (times[1:] < times[:-1]).any():
             sys.exit(f"{path} is not sorted by {ORDER}")
     print(f"{got[0]} rows in {len(inputs)} inputs and {len(outputs)} outputs, every output sorted")
