@@ -171,6 +171,12 @@ pub fn merge_files(
     control: &MergeControl,
 ) -> Result<MergeReport, MergeError> {
     let shares = Shares::of(request.options.memory_budget_bytes)?;
+    if request.inputs.is_empty() {
+        return Err(MergeError::Encode {
+            path: request.output.clone(),
+            reason: "no inputs were given".to_owned(),
+        });
+    }
     let inputs = inputs::open_all(&request.inputs, keep(&shares))?;
     let united = schema::unite(&inputs, |input, column| {
         footers::integer_range(input, column, scan_limits(&shares))

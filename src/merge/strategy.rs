@@ -101,7 +101,7 @@ fn plan(inputs: &[InputSummary], limits: Limits, unsorted: Mode) -> Vec<Run> {
                 Some(_) if unsorted == Mode::Spill => true,
                 Some((rows, bytes)) => {
                     rows + input.row_count <= SMALL_RUN_ROWS
-                        && bytes + input.decoded_bytes <= limits.runs_bytes / 8
+                        && bytes.saturating_add(input.decoded_bytes) <= limits.runs_bytes / 8
                 }
             };
         match (joins, runs.last_mut()) {
@@ -111,8 +111,12 @@ fn plan(inputs: &[InputSummary], limits: Limits, unsorted: Mode) -> Vec<Run> {
                     .first_key
                     .zip(input.key_range)
                     .map(|(known, (first, _))| known.min(first));
-                open =
-                    open.map(|(rows, bytes)| (rows + input.row_count, bytes + input.decoded_bytes));
+                open = open.map(|(rows, bytes)| {
+                    (
+                        rows + input.row_count,
+                        bytes.saturating_add(input.decoded_bytes),
+                    )
+                });
             }
             _ => {
                 runs.push(Run {
