@@ -45,8 +45,9 @@ impl From<BadInput> for Stop {
     }
 }
 
-/// How the memory budget is divided.
+/// How the memory budget is divided, in bytes.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "units are part of names")]
 pub(super) struct Shares {
     /// Kept footers and small files.
     pub(super) footers_bytes: u64,

@@ -22,7 +22,7 @@ use parquet::{
 };
 
 use super::{
-    MergeControl, MergeError,
+    MergeControl, MergeError, TypeConflict,
     guard::{InputBytes, guarded},
     inputs::Input,
     widen,
@@ -146,14 +146,14 @@ impl<'a> Decoder<'a> {
             columns.push(match place {
                 Some(index) => {
                     widen::cast(decoded.column(*index), field.data_type()).map_err(|reason| {
-                        MergeError::TypeConflict {
+                        MergeError::TypeConflict(Box::new(TypeConflict {
                             column: field.name().clone(),
                             left_type: decoded.column(*index).data_type().to_string(),
                             left_file: self.input.path.clone(),
                             right_type: field.data_type().to_string(),
                             right_file: self.input.path.clone(),
                             reason: format!("its statistics say that it fits, but {reason}"),
-                        }
+                        }))
                     })?
                 }
                 None => null_column(&mut self.null_columns, field.data_type(), rows),

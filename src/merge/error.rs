@@ -13,6 +13,24 @@ pub struct BadInput {
     pub reason: String,
 }
 
+/// One column with types that cannot be united.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("column {column:?} is {left_type} in {} and {right_type} in {}; {reason}", left_file.display(), right_file.display())]
+pub struct TypeConflict {
+    /// The column.
+    pub column: String,
+    /// Type in the first file.
+    pub left_type: String,
+    /// The first file.
+    pub left_file: PathBuf,
+    /// Type in the second file.
+    pub right_type: String,
+    /// The second file.
+    pub right_file: PathBuf,
+    /// Why they cannot be united.
+    pub reason: String,
+}
+
 /// Why a merge did not happen. Nothing is left behind: neither output nor scratch.
 #[derive(Debug, thiserror::Error)]
 pub enum MergeError {
@@ -22,22 +40,9 @@ pub enum MergeError {
         .0.first().map(|bad| bad.reason.as_str()).unwrap_or_default())]
     BadInputs(Vec<BadInput>),
     /// Two files hold types of one column that no type can hold without change.
-    #[error("column {column:?} is {left_type} in {} and {right_type} in {}; {reason}", left_file.display(), right_file.display())]
-    TypeConflict {
-        /// The column.
-        column: String,
-        /// Type in the first file.
-        left_type: String,
-        /// The first file.
-        left_file: PathBuf,
-        /// Type in the second file.
-        right_type: String,
-        /// The second file.
-        right_file: PathBuf,
-        /// Why they cannot be united.
-        reason: String,
-    },
-    /// A column of the sort order is in none of the inputs, or cannot be ordered.
+    #[error(transparent)]
+    TypeConflict(Box<TypeConflict>),
+    /// A column of the sort order is missing in an input, or cannot be ordered.
     #[error("sort column {column:?} {reason} in {}", file.display())]
     SortColumn {
         /// The column.

@@ -33,16 +33,6 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// A whole batch.
-    #[cfg(test)]
-    pub(super) fn of(batch: RecordBatch) -> Self {
-        let mut gathered = Self::default();
-        let rows = batch.num_rows();
-        let slot = gathered.add_batch(batch);
-        gathered.add_rows(slot, 0, rows, 0);
-        gathered
-    }
-
     /// Rows so far.
     pub(super) fn row_count(&self) -> usize {
         self.row_count

@@ -64,8 +64,8 @@ impl InputBytes {
         }
     }
 
-    /// Refuses pages that would grow beyond `limit_bytes`. Only for decoding: every
-    /// `get_read` is then the start of a page header.
+    /// Refuses pages that would grow beyond `limit_bytes`. Only for decoding: whatever is
+    /// read through `get_read` is then a page header.
     pub(super) fn with_page_limit(mut self, limit_bytes: u64) -> Self {
         self.page_limit_bytes = Some(limit_bytes);
         self
@@ -111,14 +111,13 @@ impl ChunkReader for InputBytes {
     type T = InputRead;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        let mut read = InputRead {
+        // Nothing is read yet: the decoder also asks for places that it then reads another way.
+        Ok(InputRead {
             bytes: self.clone(),
             position: start,
             buffer: Bytes::new(),
-        };
-        read.fill(HEADER_READ_BYTES)?;
-        self.check_page(&read.buffer)?;
-        Ok(read)
+            is_checked: false,
+        })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
@@ -150,6 +149,7 @@ pub(super) struct InputRead {
     bytes: InputBytes,
     position: u64,
     buffer: Bytes,
+    is_checked: bool,
 }
 
 impl InputRead {
@@ -158,6 +158,10 @@ impl InputRead {
         let length = wanted.min(usize::try_from(left).unwrap_or(usize::MAX));
         self.buffer = self.bytes.get_bytes(self.position, length)?;
         self.position += length as u64;
+        if !self.is_checked {
+            self.is_checked = true;
+            self.bytes.check_page(&self.buffer)?;
+        }
         Ok(())
     }
 }
@@ -225,21 +229,18 @@ mod tests {
 
     #[test]
     fn a_page_that_claims_too_much_is_refused_before_anything_is_allocated() {
-        let header = [0x15, 0x00, 0x15, 0xd8, 0x04, 0x15, 0xc8, 0x01, 0x2c];
-        let bytes = InputBytes::copy(Bytes::copy_from_slice(&header));
-        assert!(
-            bytes
-                .clone()
-                .with_page_limit(300)
-                .check_page(&header)
-                .is_ok()
-        );
-        let error = bytes
-            .with_page_limit(299)
-            .get_read(0)
-            .err()
-            .map(|e| e.to_string());
-        assert!(error.is_some_and(|text| text.contains("claims 300 bytes")));
+        let mut header = vec![0x15, 0x00, 0x15, 0xd8, 0x04, 0x15, 0xc8, 0x01, 0x2c];
+        header.resize(200, 0);
+        let read = |limit_bytes| -> Result<usize, String> {
+            let bytes = InputBytes::copy(Bytes::copy_from_slice(&header));
+            let mut read = bytes
+                .with_page_limit(limit_bytes)
+                .get_read(0)
+                .map_err(|e| e.to_string())?;
+            read.read(&mut [0; 4]).map_err(|e| e.to_string())
+        };
+        assert_eq!(read(300), Ok(4));
+        assert!(read(299).is_err_and(|text| text.contains("claims 300 bytes")));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Opening inputs: footers are read and checked, nothing is decoded.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use parquet::{
     arrow::{
@@ -258,7 +258,18 @@ fn schema_hint(metadata: &FileMetaData) -> Option<SchemaRef> {
         parquet_to_arrow_schema(metadata.schema_descr(), Some(key_values))
             .map_err(|e| e.to_string())
     });
-    schema.ok().map(Arc::new)
+    let schema = schema.ok()?;
+    // The reader mixes the file's notes into the schema's; those are kept apart from it.
+    let own = schema
+        .metadata()
+        .iter()
+        .filter(|(key, _)| !key_values.iter().any(|pair| pair.key == **key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect::<HashMap<_, _>>();
+    Some(Arc::new(Schema::new_with_metadata(
+        schema.fields().clone(),
+        own,
+    )))
 }
 
 /// The row count, when everything the footer claims is possible.

@@ -113,13 +113,13 @@ impl KeySpace for IntKeys {
         drop(blocks);
         // Stable, and quick where rows are nearly in order.
         keyed.sort_by_key(|(key, _)| *key);
-        let nulls = (!null_rows.is_empty()).then(|| {
+        let nulls: Option<NullBuffer> = (!null_rows.is_empty()).then(|| {
             let valid = |n| std::iter::repeat_n(true, n);
             let null = std::iter::repeat_n(false, null_rows.len());
             if self.nulls_first {
-                NullBuffer::from_iter(null.chain(valid(keyed.len())))
+                null.chain(valid(keyed.len())).collect()
             } else {
-                NullBuffer::from_iter(valid(keyed.len()).chain(null))
+                valid(keyed.len()).chain(null).collect()
             }
         });
         let zeros = std::iter::repeat_n(0, null_rows.len());

@@ -41,7 +41,7 @@ use schema::UnitedSchema;
 use strategy::{InputSummary, Limits, Run};
 use writer::{OutputWriter, Written};
 
-pub use error::{BadInput, MergeError};
+pub use error::{BadInput, MergeError, TypeConflict};
 
 /// What to merge, where to, and how.
 #[derive(Debug, Clone)]
@@ -171,6 +171,12 @@ pub fn merge_files(
     control: &MergeControl,
 ) -> Result<MergeReport, MergeError> {
     let shares = Shares::of(request.options.memory_budget_bytes)?;
+    if request.inputs.is_empty() {
+        return Err(MergeError::Encode {
+            path: request.output.clone(),
+            reason: "no inputs were given".to_owned(),
+        });
+    }
     let inputs = inputs::open_all(&request.inputs, keep(&shares))?;
     let united = schema::unite(&inputs, |input, column| {
         footers::integer_range(input, column, scan_limits(&shares))
@@ -385,7 +391,7 @@ fn merge_trusting<K: KeySpace>(
             Err(Stop::Misled { inputs, too_large }) => {
                 // Every round distrusts more, and a merge that trusts nobody cannot be misled.
                 lying.extend(inputs.clone());
-                let distrust_all = !lying.is_empty() && lying.len() > MISLED_COUNT_MAX;
+                let distrust_all = lying.len() > MISLED_COUNT_MAX;
                 for (index, summary) in summaries.iter_mut().enumerate() {
                     if distrust_all || inputs.contains(&index) {
                         summary.seems_sorted = false;

@@ -507,7 +507,9 @@ mod tests {
             };
             let mut tree = LoserTree::new(runs.len(), wins);
             let mut merged = Vec::new();
-            while let Some(&key) = runs[tree.winner].get(positions.borrow()[tree.winner]) {
+            loop {
+                let at = positions.borrow()[tree.winner];
+                let Some(&key) = runs[tree.winner].get(at) else { break };
                 let winner = tree.winner;
                 merged.push((key, winner));
                 let others = (0..runs.len()).filter(|&i| i != winner);

@@ -179,8 +179,8 @@ fn spill<'a, K: KeySpace>(
 }
 
 /// One pass over runs in scratch: neighbours become one, as many as can be read together.
-fn merge_spilled<'a, K: KeySpace>(
-    context: &Context<'a>,
+fn merge_spilled<K: KeySpace>(
+    context: &Context<'_>,
     space: &K,
     runs: Vec<SpilledRun>,
     mut written_count: u64,

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Metadata, Schema, SchemaRef};
 use parquet::{
     arrow::ArrowSchemaConverter,
     basic::Repetition,
@@ -11,7 +11,7 @@ use parquet::{
 };
 
 use super::{
-    MergeError,
+    MergeError, TypeConflict,
     inputs::Input,
     widen::{self, Need, Widened},
 };
@@ -32,11 +32,14 @@ pub(super) struct UnitedSchema {
     pub(super) key_values: Vec<KeyValue>,
 }
 
+/// Inputs that have a column, with its place in each.
+type Places<'a> = Vec<(&'a Input, usize)>;
+
 /// One column as the inputs have it.
 struct Column<'a> {
     name: &'a str,
     /// Inputs that count, with the column's place in each.
-    places: Vec<(&'a Input, usize)>,
+    places: Places<'a>,
     nullable: bool,
 }
 
@@ -81,7 +84,11 @@ pub(super) fn unite(
             && hinted
                 .iter()
                 .all(|schema| schema.metadata() == first.metadata());
-        let metadata = same.then(|| first.metadata().clone()).unwrap_or_default();
+        let metadata = if same {
+            first.metadata().clone()
+        } else {
+            Metadata::default()
+        };
         Schema::new_with_metadata(hints, metadata)
     });
     Ok(UnitedSchema {
@@ -97,7 +104,7 @@ pub(super) fn unite(
 fn collect_columns(inputs: &[Input]) -> Vec<Column<'_>> {
     let filled_count = inputs.iter().filter(|input| input.row_count > 0).count();
     let mut order: Vec<&str> = Vec::new();
-    let mut places: HashMap<&str, (Vec<(&Input, usize)>, Vec<(&Input, usize)>)> = HashMap::new();
+    let mut places: HashMap<&str, (Places<'_>, Places<'_>)> = HashMap::new();
     for input in inputs {
         for (index, field) in input.schema.fields().iter().enumerate() {
             let (filled, empty) = places.entry(field.name()).or_insert_with(|| {
@@ -205,14 +212,14 @@ fn first_non_null(kinds: &[(&DataType, usize)], fallback: usize) -> usize {
 }
 
 fn conflict(column: &Column<'_>, left: usize, right: usize, reason: String) -> MergeError {
-    MergeError::TypeConflict {
+    MergeError::TypeConflict(Box::new(TypeConflict {
         column: column.name.to_owned(),
         left_type: column.field(left).data_type().to_string(),
         left_file: column.places[left].0.path.clone(),
         right_type: column.field(right).data_type().to_string(),
         right_file: column.places[right].0.path.clone(),
         reason,
-    }
+    }))
 }
 
 /// The Parquet type of an output column. Where all inputs agree, theirs is kept, because it

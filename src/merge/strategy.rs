@@ -101,27 +101,28 @@ fn plan(inputs: &[InputSummary], limits: Limits, unsorted: Mode) -> Vec<Run> {
                 Some(_) if unsorted == Mode::Spill => true,
                 Some((rows, bytes)) => {
                     rows + input.row_count <= SMALL_RUN_ROWS
-                        && bytes + input.decoded_bytes <= limits.runs_bytes / 8
+                        && bytes.saturating_add(input.decoded_bytes) <= limits.runs_bytes / 8
                 }
             };
-        match (joins, runs.last_mut()) {
-            (true, Some(run)) => {
-                run.inputs.end = index + 1;
-                run.first_key = run
-                    .first_key
-                    .zip(input.key_range)
-                    .map(|(known, (first, _))| known.min(first));
-                open =
-                    open.map(|(rows, bytes)| (rows + input.row_count, bytes + input.decoded_bytes));
-            }
-            _ => {
-                runs.push(Run {
-                    inputs: index..index + 1,
-                    mode: if streams { Mode::Stream } else { unsorted },
-                    first_key: input.key_range.map(|(first, _)| first),
-                });
-                open = (!streams).then_some((input.row_count, input.decoded_bytes));
-            }
+        if joins && let Some(run) = runs.last_mut() {
+            run.inputs.end = index + 1;
+            run.first_key = run
+                .first_key
+                .zip(input.key_range)
+                .map(|(known, (first, _))| known.min(first));
+            open = open.map(|(rows, bytes)| {
+                (
+                    rows + input.row_count,
+                    bytes.saturating_add(input.decoded_bytes),
+                )
+            });
+        } else {
+            runs.push(Run {
+                inputs: index..index + 1,
+                mode: if streams { Mode::Stream } else { unsorted },
+                first_key: input.key_range.map(|(first, _)| first),
+            });
+            open = (!streams).then_some((input.row_count, input.decoded_bytes));
         }
     }
     runs

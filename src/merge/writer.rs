@@ -21,7 +21,7 @@ use parquet::{
             ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
         },
     },
-    basic::{Compression as ParquetCompression, ZstdLevel},
+    basic::{Compression as ParquetCompression, Encoding, Type as PhysicalType, ZstdLevel},
     errors::ParquetError,
     file::{
         metadata::{KeyValue, SortingColumn},
@@ -41,6 +41,10 @@ use super::{
     spill::RemovedOnDrop,
 };
 
+/// A dictionary of numbers that grows beyond this does not pay: about 16,000 values.
+const NUMBER_DICTIONARY_BYTES_MAX: usize = 128 << 10;
+/// A dictionary of texts that grows beyond this does not pay.
+const TEXT_DICTIONARY_BYTES_MAX: usize = 512 << 10;
 /// Output batches that may wait for the encoder.
 const QUEUED_BATCHES_MAX: usize = 4;
 
@@ -241,14 +245,37 @@ fn properties(
         VERSION_KEY.to_owned(),
         env!("CARGO_PKG_VERSION").to_owned(),
     ));
-    let mut properties = WriterProperties::builder()
+    let mut builder = WriterProperties::builder()
         .set_created_by(concat!("gigamerge version ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(compression)
-        .set_dictionary_enabled(true)
+        .set_dictionary_page_size_limit(TEXT_DICTIONARY_BYTES_MAX)
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_sorting_columns((!sorting.is_empty()).then_some(sorting))
-        .set_key_value_metadata(Some(key_values))
-        .build();
+        .set_key_value_metadata(Some(key_values));
+    for leaf in united.parquet.columns() {
+        if leaf.physical_type() != PhysicalType::BYTE_ARRAY {
+            builder = builder.set_column_dictionary_page_size_limit(
+                leaf.path().clone(),
+                NUMBER_DICTIONARY_BYTES_MAX,
+            );
+        }
+        let is_first_key = options
+            .order_by
+            .first()
+            .is_some_and(|first| leaf.path().parts() == [first.name.as_str()]);
+        if is_first_key
+            && matches!(
+                leaf.physical_type(),
+                PhysicalType::INT32 | PhysicalType::INT64
+            )
+        {
+            // Sorted integers have small steps.
+            builder = builder
+                .set_column_dictionary_enabled(leaf.path().clone(), false)
+                .set_column_encoding(leaf.path().clone(), Encoding::DELTA_BINARY_PACKED);
+        }
+    }
+    let mut properties = builder.build();
     if let Some(hint) = &united.hint {
         add_encoded_arrow_schema_to_metadata(hint, &mut properties);
     }

@@ -2,12 +2,12 @@
 #![allow(
     missing_docs,
     unreachable_pub,
+    clippy::default_trait_access,
+    clippy::expect_used,
     clippy::too_many_lines,
     clippy::unnecessary_debug_formatting,
     clippy::unused_async,
-    clippy::default_trait_access,
     clippy::unwrap_used,
-    clippy::expect_used,
     reason = "a test may stop at the first surprise"
 )]
 
@@ -18,6 +18,10 @@ mod demo;
 mod embedded_run;
 mod golden;
 mod guide;
+mod merge_duckdb;
+mod merge_edges;
+mod merge_files;
+mod merge_properties;
 mod redis_faults;
 mod redis_interleavings;
 mod redis_run;
