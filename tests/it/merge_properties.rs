@@ -1,5 +1,12 @@
 //! Any files in, the same rows out, in order: compared with a model that sorts rows one by one.
 
+// Test data is made from small numbers.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::manual_is_multiple_of
+)]
+
 use std::{cmp::Ordering, sync::Arc};
 
 use arrow::{
