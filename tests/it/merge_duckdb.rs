@@ -204,3 +204,35 @@ fn duckdb_finds_the_same_rows_after_one_and_after_two_thousand_files() {
         compare(&lab, &["__timestamp"]);
     }
 }
+
+#[test]
+fn duckdb_finds_the_same_rows_after_merged_files_are_merged_again() {
+    let rows = 60_000;
+    let mut second = Lab::new();
+    // Two that overlap, with equal keys in both, and one that follows.
+    for (part, shift) in [0, 0, 20_000].into_iter().enumerate() {
+        let mut first = Lab::new();
+        let values: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+        let keys = (0..rows).map(|i| (i * 48_271) % 10_007 + shift);
+        let keys: ArrayRef = Arc::new(Int64Array::from_iter_values(keys));
+        first.add(&batch(vec![("__timestamp", keys), ("v", values)]), plain());
+        first
+            .merge(&MergeOptions {
+                row_group_rows: 10_000,
+                ..options()
+            })
+            .expect("a merge");
+        let bytes = std::fs::read(first.output()).expect("the output");
+        assert_eq!(second.add_bytes(&bytes), second.inputs[part]);
+    }
+    for memory_budget_bytes in [8 << 20, 256 << 20] {
+        let _ = std::fs::remove_file(second.output());
+        second
+            .merge(&MergeOptions {
+                memory_budget_bytes,
+                ..options()
+            })
+            .expect("a merge");
+        compare(&second, &["__timestamp"]);
+    }
+}
