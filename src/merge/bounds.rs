@@ -152,9 +152,13 @@ mod tests {
 
     use super::*;
 
-    fn bounds(array: ArrayRef) -> Option<(Value, Value)> {
+    fn array(values: impl Array + 'static) -> ArrayRef {
+        Arc::new(values)
+    }
+
+    fn bounds(array: &ArrayRef) -> Option<(Value, Value)> {
         let mut bounds = BoundsOf::default();
-        assert!(bounds.update(&array));
+        assert!(bounds.update(array));
         bounds.finish("c").map(|bounds| (bounds.min, bounds.max))
     }
 
@@ -162,11 +166,11 @@ mod tests {
     fn nulls_and_nan_are_not_counted() {
         let floats = Float64Array::from(vec![None, Some(f64::NAN), Some(-1.5), Some(2.0)]);
         assert_eq!(
-            bounds(Arc::new(floats)),
+            bounds(&array(floats)),
             Some((Value::from(-1.5), Value::from(2.0)))
         );
         assert_eq!(
-            bounds(Arc::new(Float64Array::from(vec![None, Some(f64::NAN)]))),
+            bounds(&array(Float64Array::from(vec![None, Some(f64::NAN)]))),
             None
         );
     }
@@ -175,12 +179,12 @@ mod tests {
     fn integers_are_exact() {
         let large = Int64Array::from(vec![i64::MAX, i64::MAX - 1]);
         assert_eq!(
-            bounds(Arc::new(large)),
+            bounds(&array(large)),
             Some((Value::from(i64::MAX - 1), Value::from(i64::MAX)))
         );
         let unsigned = UInt64Array::from(vec![0, u64::MAX]);
         assert_eq!(
-            bounds(Arc::new(unsigned)),
+            bounds(&array(unsigned)),
             Some((Value::from(0), Value::from(u64::MAX)))
         );
     }
@@ -189,7 +193,7 @@ mod tests {
     fn timestamps_count_in_nanoseconds() {
         let times = TimestampMillisecondArray::from(vec![2, 1]);
         assert_eq!(
-            bounds(Arc::new(times)),
+            bounds(&array(times)),
             Some((Value::from(1_000_000), Value::from(2_000_000)))
         );
     }

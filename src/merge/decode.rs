@@ -17,7 +17,7 @@ use parquet::{
         },
     },
     basic::Type as PhysicalType,
-    file::metadata::{ColumnChunkMetaData, ParquetMetaData},
+    file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
     schema::types::Type,
 };
 
@@ -32,6 +32,8 @@ use super::{
 pub(super) const BATCH_ROWS_MAX: usize = 8192;
 /// Rows in the first batch of a file whose row size cannot be known from its footer.
 const PROBE_ROWS: usize = 128;
+/// A page of most writers together with a dictionary.
+const USUAL_PAGES_BYTES: u64 = 2 << 20;
 /// Statistics of strings this long or longer may be cut off.
 const TRUNCATED_FROM_BYTES: usize = 64;
 
@@ -183,6 +185,11 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// Bytes of the pages that are held while this reads, estimated.
+    pub(super) fn pages_bytes(&self) -> u64 {
+        pages_bytes(self.footer.metadata())
+    }
+
     fn bad(&self, reason: String) -> MergeError {
         MergeError::BadInputs(vec![self.input.bad(reason)])
     }
@@ -271,6 +278,35 @@ pub(super) fn scan_column(
             None => return Ok(()),
         }
     }
+}
+
+/// Bytes of the pages that a reader of all columns holds at once, estimated.
+pub(super) fn pages_bytes(metadata: &ParquetMetaData) -> u64 {
+    // DuckDB writes one page for each column of a row group.
+    let by_duckdb = metadata
+        .file_metadata()
+        .created_by()
+        .is_some_and(|by| by.starts_with("DuckDB"));
+    let limit = if by_duckdb {
+        u64::MAX
+    } else {
+        USUAL_PAGES_BYTES
+    };
+    let group_bytes = |group: &RowGroupMetaData| {
+        let sizes = group
+            .columns()
+            .iter()
+            .map(ColumnChunkMetaData::uncompressed_size);
+        sizes
+            .map(|size| u64::try_from(size).unwrap_or(0).min(limit))
+            .fold(0, u64::saturating_add)
+    };
+    metadata
+        .row_groups()
+        .iter()
+        .map(group_bytes)
+        .max()
+        .unwrap_or(0)
 }
 
 /// What a decoded row takes in memory, from a footer.

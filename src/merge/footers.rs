@@ -13,15 +13,12 @@ use super::{
     MergeError, SortColumn,
     bounds::BoundsOf,
     context::Shares,
-    decode::{DecodeLimits, row_size, scan_column},
+    decode::{DecodeLimits, pages_bytes, row_size, scan_column},
     inputs::Input,
     keys::{has_integer_order, ordered_integers},
     strategy::InputSummary,
     widen,
 };
-
-/// Pages of most writers, a dictionary included.
-const USUAL_PAGES_BYTES: u64 = 2 << 20;
 
 /// Statistics of one column for each row group.
 struct GroupRanges {
@@ -162,36 +159,6 @@ fn follow_one_another(groups: &[GroupKeys], nulls_first: bool) -> bool {
         };
         pair[0].last <= pair[1].first && !nulls_between
     })
-}
-
-/// Bytes of the pages that a reader of all columns holds at once.
-fn pages_bytes(metadata: &ParquetMetaData) -> u64 {
-    // DuckDB writes one page for each column of a row group.
-    let by_duckdb = metadata
-        .file_metadata()
-        .created_by()
-        .is_some_and(|by| by.starts_with("DuckDB"));
-    let limit = if by_duckdb {
-        u64::MAX
-    } else {
-        USUAL_PAGES_BYTES
-    };
-    let group_bytes = |group: &RowGroupMetaData| {
-        let chunks = group.columns().iter();
-        chunks
-            .map(|chunk| {
-                u64::try_from(chunk.uncompressed_size())
-                    .unwrap_or(0)
-                    .min(limit)
-            })
-            .fold(0, u64::saturating_add)
-    };
-    metadata
-        .row_groups()
-        .iter()
-        .map(group_bytes)
-        .max()
-        .unwrap_or(0)
 }
 
 /// Whether every row group declares an order that begins with the wanted one.

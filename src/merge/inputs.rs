@@ -17,7 +17,7 @@ use parquet::{
     },
     file::{
         metadata::{FileMetaData, KeyValue, ParquetMetaData},
-        reader::ChunkReader,
+        reader::{ChunkReader, Length},
     },
     schema::types::SchemaDescriptor,
 };
@@ -25,10 +25,13 @@ use parquet::{
 use super::{
     BadInput, MergeError,
     guard::{InputBytes, guarded},
+    nesting::{self, NESTING_MAX},
 };
 
 /// Magic at both ends, a footer length, and at least a byte of footer.
 const SMALLEST_FILE_BYTES: u64 = 13;
+/// Footer length and magic.
+const TAIL_BYTES: u64 = 8;
 /// More rows for each byte than any encoding reaches.
 const ROWS_PER_BYTE_MAX: u64 = 1 << 20;
 /// A footer of one table has a few hundred columns; beyond this it is an attack or an accident.
@@ -243,9 +246,31 @@ fn open_file(path: &Path) -> Result<(File, u64), String> {
 }
 
 fn read_footer(bytes: &InputBytes) -> Result<ArrowReaderMetadata, String> {
+    check_nesting(bytes)?;
     // Types come from Parquet alone: a hint must not turn one column of two files into two types.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     ArrowReaderMetadata::load(bytes, options).map_err(|e| format!("its footer cannot be read: {e}"))
+}
+
+/// Refuses schemas that are too deep to be walked. All other damage is left to the decoder.
+fn check_nesting(bytes: &InputBytes) -> Result<(), String> {
+    let tail_start = bytes.len().saturating_sub(TAIL_BYTES);
+    let tail = bytes.get_bytes(tail_start, 8).map_err(|e| e.to_string())?;
+    let Some((length, _magic)) = tail.split_first_chunk::<4>() else {
+        return Ok(());
+    };
+    let length = u64::from(u32::from_le_bytes(*length));
+    let Some(start) = tail_start.checked_sub(length) else {
+        return Ok(());
+    };
+    let length = usize::try_from(length).map_err(|e| e.to_string())?;
+    let footer = bytes.get_bytes(start, length).map_err(|e| e.to_string())?;
+    match nesting::schema_depth(&footer) {
+        Some(depth) if depth > NESTING_MAX => Err(format!(
+            "its schema is nested {depth} levels deep; {NESTING_MAX} are supported"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The embedded Arrow schema. One that cannot be decoded or does not fit is as good as none.

@@ -16,6 +16,7 @@ mod gather;
 mod guard;
 mod inputs;
 mod keys;
+mod nesting;
 mod order;
 mod runs;
 mod schema;

@@ -155,9 +155,14 @@ fn spill<'a, K: KeySpace>(
             continue;
         }
         let mut decoder = context.decoder(index, context.shares.load_batch_bytes)?;
+        // What the reader holds counts, but a pile must not become tiny.
+        let runs_bytes = context.shares.runs_bytes;
+        let limit_bytes = runs_bytes
+            .saturating_sub(2 * decoder.pages_bytes())
+            .max(runs_bytes / 4);
         while let Some((batch, bytes)) = decoder.next()? {
             pile.push(context, space, batch, bytes)?;
-            if pile.size_bytes > context.shares.runs_bytes {
+            if pile.size_bytes > limit_bytes {
                 let full = std::mem::replace(&mut pile, Pile::new());
                 group
                     .spilled

@@ -45,6 +45,10 @@ use super::{
 const NUMBER_DICTIONARY_BYTES_MAX: usize = 128 << 10;
 /// A dictionary of texts that grows beyond this does not pay.
 const TEXT_DICTIONARY_BYTES_MAX: usize = 512 << 10;
+/// A page.
+const PAGE_BYTES_MAX: usize = 1 << 20;
+/// Neither pages nor dictionaries get smaller than this.
+const COLUMN_BYTES_MIN: usize = 16 << 10;
 /// Output batches that may wait for the encoder.
 const QUEUED_BATCHES_MAX: usize = 4;
 
@@ -78,7 +82,7 @@ impl<'a> OutputWriter<'a> {
         shares: &Shares,
         control: &'a MergeControl,
     ) -> Result<Self, MergeError> {
-        let properties = properties(path, united, options)?;
+        let properties = properties(path, united, options, shares.row_group_bytes)?;
         let (file, handle) = RemovedOnDrop::create(path.to_owned())?;
         let writer = SerializedFileWriter::new(
             BufWriter::with_capacity(1 << 20, handle),
@@ -215,6 +219,7 @@ fn properties(
     path: &Path,
     united: &UnitedSchema,
     options: &MergeOptions,
+    row_group_bytes: u64,
 ) -> Result<WriterProperties, MergeError> {
     let compression = match options.compression {
         Compression::None => ParquetCompression::UNCOMPRESSED,
@@ -245,10 +250,16 @@ fn properties(
         VERSION_KEY.to_owned(),
         env!("CARGO_PKG_VERSION").to_owned(),
     ));
+    // Each column has a page and a dictionary in the making: many columns get smaller ones.
+    let leaf_count = united.parquet.num_columns().max(1) as u64;
+    let column_bytes = usize::try_from(row_group_bytes / 4 / leaf_count)
+        .unwrap_or(usize::MAX)
+        .max(COLUMN_BYTES_MIN);
     let mut builder = WriterProperties::builder()
         .set_created_by(concat!("gigamerge version ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(compression)
-        .set_dictionary_page_size_limit(TEXT_DICTIONARY_BYTES_MAX)
+        .set_data_page_size_limit(PAGE_BYTES_MAX.min(column_bytes))
+        .set_dictionary_page_size_limit(TEXT_DICTIONARY_BYTES_MAX.min(column_bytes))
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_sorting_columns((!sorting.is_empty()).then_some(sorting))
         .set_key_value_metadata(Some(key_values));
@@ -256,7 +267,7 @@ fn properties(
         if leaf.physical_type() != PhysicalType::BYTE_ARRAY {
             builder = builder.set_column_dictionary_page_size_limit(
                 leaf.path().clone(),
-                NUMBER_DICTIONARY_BYTES_MAX,
+                NUMBER_DICTIONARY_BYTES_MAX.min(column_bytes),
             );
         }
         let is_first_key = options

@@ -1,4 +1,4 @@
-//! Outputs are compared with their inputs by DuckDB, which shares no code with the merge.
+//! Outputs are compared with their inputs by `DuckDB`, which shares no code with the merge.
 
 use std::{path::PathBuf, process::Command, sync::Arc};
 
@@ -58,12 +58,16 @@ fn times(count: i64, seed: i64) -> ArrayRef {
 fn duckdb_finds_the_same_rows_after_overlapping_unsorted_files() {
     let mut lab = Lab::new();
     for file in 0..10 {
-        let host: ArrayRef = Arc::new(StringArray::from_iter(
-            (0..20_000).map(|i| (i % 11 > 0).then(|| format!("h{}", i % 64))),
-        ));
-        let value: ArrayRef = Arc::new(Float64Array::from_iter(
-            (0..20_000).map(|i| (i % 7 > 0).then(|| f64::from(i * (file + 1)) / 8.0)),
-        ));
+        let host: ArrayRef = Arc::new(
+            (0..20_000)
+                .map(|i| (i % 11 > 0).then(|| format!("h{}", i % 64)))
+                .collect::<StringArray>(),
+        );
+        let value: ArrayRef = Arc::new(
+            (0..20_000)
+                .map(|i| (i % 7 > 0).then(|| f64::from(i * (file + 1)) / 8.0))
+                .collect::<Float64Array>(),
+        );
         lab.add(
             &batch(vec![
                 ("host", host),
@@ -87,19 +91,23 @@ fn duckdb_finds_the_same_rows_after_columns_came_and_went_and_widened() {
         columns.push(match file % 3 {
             0 => (
                 "mixed",
-                Arc::new(Int64Array::from_iter(integers())) as ArrayRef,
+                Arc::new(integers().collect::<Int64Array>()) as ArrayRef,
             ),
             1 => (
                 "mixed",
-                Arc::new(Float64Array::from_iter(
-                    integers().map(|v| v.map(|v| v as f64 + 0.5)),
-                )),
+                Arc::new(
+                    integers()
+                        .map(|v| v.map(|v| v as f64 + 0.5))
+                        .collect::<Float64Array>(),
+                ),
             ),
             _ => (
                 "mixed",
-                Arc::new(Float32Array::from_iter(
-                    integers().map(|v| v.map(|v| v as f32 + 0.25)),
-                )),
+                Arc::new(
+                    integers()
+                        .map(|v| v.map(|v| v as f32 + 0.25))
+                        .collect::<Float32Array>(),
+                ),
             ),
         });
         if file % 2 == 0 {
@@ -119,7 +127,7 @@ fn duckdb_finds_the_same_rows_after_columns_came_and_went_and_widened() {
                 )),
             ));
         }
-        columns.rotate_left((file % 3) as usize);
+        columns.rotate_left(usize::try_from(file % 3).expect("small"));
         lab.add(&batch(columns), plain());
     }
     lab.add(&batch(vec![("__timestamp", times(0, 0))]), plain());
@@ -140,7 +148,7 @@ fn duckdb_agrees_on_the_order_of_nulls_and_nan() {
                 4 => Some(f64::INFINITY),
                 _ => Some(f64::from(i - 50) / 4.0),
             };
-            let value: ArrayRef = Arc::new(Float64Array::from_iter((0..100).map(odd)));
+            let value: ArrayRef = Arc::new((0..100).map(odd).collect::<Float64Array>());
             lab.add(
                 &batch(vec![("v", value), ("__timestamp", times(100, file.into()))]),
                 plain(),
@@ -194,5 +202,37 @@ fn duckdb_finds_the_same_rows_after_one_and_after_two_thousand_files() {
         })
         .expect("a merge");
         compare(&lab, &["__timestamp"]);
+    }
+}
+
+#[test]
+fn duckdb_finds_the_same_rows_after_merged_files_are_merged_again() {
+    let rows = 60_000;
+    let mut second = Lab::new();
+    // Two that overlap, with equal keys in both, and one that follows.
+    for (part, shift) in [0, 0, 20_000].into_iter().enumerate() {
+        let mut first = Lab::new();
+        let values: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+        let keys = (0..rows).map(|i| (i * 48_271) % 10_007 + shift);
+        let keys: ArrayRef = Arc::new(Int64Array::from_iter_values(keys));
+        first.add(&batch(vec![("__timestamp", keys), ("v", values)]), plain());
+        first
+            .merge(&MergeOptions {
+                row_group_rows: 10_000,
+                ..options()
+            })
+            .expect("a merge");
+        let bytes = std::fs::read(first.output()).expect("the output");
+        assert_eq!(second.add_bytes(&bytes), second.inputs[part]);
+    }
+    for memory_budget_bytes in [8 << 20, 256 << 20] {
+        let _ = std::fs::remove_file(second.output());
+        second
+            .merge(&MergeOptions {
+                memory_budget_bytes,
+                ..options()
+            })
+            .expect("a merge");
+        compare(&second, &["__timestamp"]);
     }
 }

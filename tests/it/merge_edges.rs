@@ -26,7 +26,8 @@ use parquet::{
     data_type::{FixedLenByteArray, FixedLenByteArrayType, Int64Type as ParquetInt64},
     file::{
         metadata::{
-            KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, SortingColumn,
+            KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
+            SortingColumn,
         },
         properties::{EnabledStatistics, WriterProperties},
         writer::SerializedFileWriter,
@@ -527,7 +528,7 @@ fn the_output_says_how_it_is_sorted_and_who_made_it() {
     let groups: Vec<i64> = footer
         .row_groups()
         .iter()
-        .map(|group| group.num_rows())
+        .map(RowGroupMetaData::num_rows)
         .collect();
     assert_eq!(groups, [2500, 2500, 1000]);
     for group in footer.row_groups() {
