@@ -183,9 +183,11 @@ impl Partition {
         self.change(|metadata| metadata.pending.retain(|path| !paths.contains(path)))
     }
 
-    fn plans(&self, policy: &Policy) -> Vec<PlannedMerge> {
+    fn plans(&self, policy: &Policy, only: Option<Iteration>) -> Vec<PlannedMerge> {
         let taken = self.merges.taken();
-        planner::plan(&self.metadata.files, policy, |path| taken.contains(path))
+        planner::plan(&self.metadata.files, policy, only, |path| {
+            taken.contains(path)
+        })
     }
 
     pub(super) fn due_merges(
@@ -194,15 +196,15 @@ impl Partition {
         policy: &Policy,
         now_s: i64,
     ) -> Vec<MergePlan> {
-        self.plans(policy)
+        self.plans(policy, Some(iteration))
             .into_iter()
-            .filter(|plan| plan.iteration == iteration && plan.due_s <= now_s)
+            .filter(|plan| plan.due_s <= now_s)
             .map(|plan| self.merge_plan(plan, 0))
             .collect()
     }
 
     pub(super) fn merge_counts(&self, policy: &Policy) -> (usize, usize) {
-        (self.plans(policy).len(), self.merges.live_count())
+        (self.plans(policy, None).len(), self.merges.live_count())
     }
 
     fn merge_plan(&self, plan: PlannedMerge, attempts: u32) -> MergePlan {
@@ -231,9 +233,10 @@ impl Partition {
         now_s: i64,
         lease: Duration,
     ) -> Option<(MergePlan, String)> {
-        let planned = self.plans(policy).into_iter().find(|plan| {
-            plan.iteration == queue.iteration && plan.writer == queue.writer && plan.due_s <= now_s
-        })?;
+        let planned = self
+            .plans(policy, Some(queue.iteration))
+            .into_iter()
+            .find(|plan| plan.writer == queue.writer && plan.due_s <= now_s)?;
         let (token, attempts) = self.merges.take(&planned.paths, lease);
         Some((self.merge_plan(planned, attempts), token))
     }

@@ -20,17 +20,22 @@ pub(super) struct PlannedMerge {
 
 /// Groups the files of one partition as the Redis scripts do: in the order of registration,
 /// a file joins the last plan of its iteration and writer while the sum stays within the level's
-/// size; a plan is due `timeout` after its first file. `is_taken` leaves files out.
+/// size; a plan is due `timeout` after its first file. `is_taken` leaves files out, `only` all
+/// iterations but one.
 pub(super) fn plan(
     files: &[FileRecord],
     policy: &Policy,
+    only: Option<Iteration>,
     is_taken: impl Fn(&DataPath) -> bool,
 ) -> Vec<PlannedMerge> {
     let mut plans: Vec<PlannedMerge> = Vec::new();
     let mut ordered: Vec<&FileRecord> = files
         .iter()
         .filter(|file| {
-            file.set_aside.is_none()
+            let iteration = file.entry.path.iteration();
+            only.is_none_or(|only| only == iteration)
+                && policy.level(iteration).is_some()
+                && file.set_aside.is_none()
                 && policy.serves(&file.entry.writer)
                 && !is_taken(&file.entry.path)
         })
@@ -121,7 +126,7 @@ mod tests {
             file("d.2", 999, 8),
             file("e.3", 1, 9),
         ];
-        let plans = plan(&files, &policy(), |_| false);
+        let plans = plan(&files, &policy(), None, |_| false);
         let shapes: Vec<(u32, usize, u64, i64)> = plans
             .iter()
             .map(|p| (p.iteration.0, p.paths.len(), p.size_bytes, p.due_s))
@@ -139,7 +144,9 @@ mod tests {
             file("d.1", 10, 7),
         ];
         files[3].set_aside = Some("truncated".to_owned());
-        let plans = plan(&files, &policy(), |path| path.as_str() == "h/b.1.parquet");
+        let plans = plan(&files, &policy(), None, |path| {
+            path.as_str() == "h/b.1.parquet"
+        });
         let paths: Vec<Vec<&str>> = plans
             .iter()
             .map(|p| p.paths.iter().map(DataPath::as_str).collect())
