@@ -2,13 +2,12 @@
 //! (BYTES-BEFORE-INDEX, DROP-AFTER-COMMIT), and nothing is published that is not ours (ONE-HOLDER).
 
 use std::{
-    collections::HashSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{WorkContext, WorkError, commit, lease_keeper::LeaseKeeper, promote};
+use super::{WorkContext, WorkError, commit, lease_keeper::LeaseKeeper, promote, sources};
 use crate::{
     catalog::CatalogError,
     merge::{self, MergeControl, MergeError, MergeReport, MergeRequest},
@@ -16,8 +15,9 @@ use crate::{
     storage::{Layer, StorageError, Workspace},
 };
 
-/// A failed plan waits this long for each attempt it had.
+/// A failed plan waits this long for each attempt it had, up to a limit.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(300);
 /// Merges longer than this tell how far they are, this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -38,6 +38,11 @@ pub(super) enum RunError {
     Panicked,
     #[error("{} of the inputs are not there, first {}", .0.len(), .0.first().map(|path| path.display().to_string()).unwrap_or_default())]
     MissingInputs(Vec<PathBuf>),
+    #[error("{}: cannot be read: {source}", path.display())]
+    Unreadable {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("the lease was lost; another worker goes on")]
     LeaseLost,
     #[error("input {0} left the index during the merge")]
@@ -61,6 +66,15 @@ impl RunError {
                     | MergeError::Budget { .. }
             ) | Self::Model(_)
         )
+    }
+
+    /// The inputs may be at fault, so that attempts count. A full disk, a lost mount or a server that is away says nothing about the inputs: such a plan is tried until it succeeds.
+    fn counts(&self) -> bool {
+        match self {
+            Self::Panicked => true,
+            Self::Merge(error) => !matches!(error, MergeError::Io { .. } | MergeError::Cancelled),
+            _ => false,
+        }
     }
 }
 
@@ -123,11 +137,11 @@ async fn make_output(
         tracing::error!(plan = %plan.queue, path, reason, "a plan names a path that is not touched");
     }
     let layer = context.layers.get(&plan.queue.layer)?;
-    let sources = resolve_sources(context, plan).await?;
+    let sources = sources::resolve(context, plan).await?;
     if sources.is_empty() {
         return Ok(None);
     }
-    let attempt = Attempt {
+    let mut attempt = Attempt {
         context,
         plan,
         layer,
@@ -135,128 +149,51 @@ async fn make_output(
         output: commit::output_path(plan, plan.attempts)?,
     };
     commit::remove_dead_attempts(&attempt).await?;
-    let (attempt, mut set_aside) = leave_out_missing(attempt)?;
-    if attempt.sources.is_empty() {
-        return Ok(Some(commit::nothing_but_set_aside(&attempt, set_aside)));
-    }
+    let (files, set_aside) = sources::locate(&mut attempt).await?;
     if set_aside.is_empty()
-        && let Some(published) = promote::try_promote(&attempt, claim).await?
+        && let Some(published) = promote::try_promote(&attempt, &files, claim).await?
     {
         return Ok(Some(published));
     }
-    merge_and_publish(attempt, claim, control, &mut set_aside)
+    merge_and_publish(attempt, files, set_aside, claim, control)
         .await
         .map(Some)
-}
-
-/// The plan's inputs that the index still has in the plan's layer.
-async fn resolve_sources(
-    context: &WorkContext,
-    plan: &MergePlan,
-) -> Result<Vec<IndexEntry>, RunError> {
-    let wanted = context.layers.get(&plan.queue.layer)?.name().clone();
-    let found = context
-        .catalog
-        .resolve(&plan.queue.table, &plan.paths)
-        .await?;
-    let is_here = |entry: &IndexEntry| {
-        context
-            .layers
-            .get(&entry.layer)
-            .is_ok_and(|layer| *layer.name() == wanted)
-    };
-    let mut seen = HashSet::new();
-    Ok(found
-        .into_iter()
-        .flatten()
-        .filter(|entry| is_here(entry) && seen.insert(entry.path.clone()))
-        .collect())
-}
-
-/// A file that is not there may only be late (a slow mount), so the plan waits; after the last attempt
-/// the file is set aside and the others are merged.
-fn leave_out_missing(mut attempt: Attempt<'_>) -> Result<(Attempt<'_>, Vec<SetAside>), RunError> {
-    let table = &attempt.plan.queue.table;
-    let mut missing = Vec::new();
-    for source in &attempt.sources {
-        let file = attempt.layer.data_file(table, &source.path);
-        if !file.exists() {
-            missing.push((source.path.clone(), file));
-        }
-    }
-    if !missing.is_empty() && attempt.plan.attempts < attempt.context.config.worker.max_attempts {
-        return Err(RunError::MissingInputs(
-            missing.into_iter().map(|(_, file)| file).collect(),
-        ));
-    }
-    let set_aside: Vec<SetAside> = missing
-        .into_iter()
-        .map(|(path, _)| SetAside {
-            path,
-            reason: "the file is not there".to_owned(),
-        })
-        .collect();
-    attempt
-        .sources
-        .retain(|source| !set_aside.iter().any(|bad| bad.path == source.path));
-    Ok((attempt, set_aside))
 }
 
 /// Merges, leaving out inputs that turn out to be unreadable; each round leaves out at least one.
 async fn merge_and_publish(
     mut attempt: Attempt<'_>,
+    mut files: Vec<PathBuf>,
+    mut set_aside: Vec<SetAside>,
     claim: &ClaimedMerge,
     control: &Arc<MergeControl>,
-    set_aside: &mut Vec<SetAside>,
 ) -> Result<Published, RunError> {
+    let context = attempt.context;
     let table = &attempt.plan.queue.table;
     let workspace = attempt.layer.workspace(table)?;
-    let scratch = match &attempt.context.config.worker.scratch_dir {
+    let scratch = match &context.config.worker.scratch_dir {
         Some(dir) => Some(Workspace::create(dir)?),
         None => None,
     };
     let staged = workspace.dir().join("merged.parquet");
+    let scratch_dir = scratch.as_ref().map_or(workspace.dir(), Workspace::dir);
+    let options = context
+        .config
+        .table(table)
+        .merge_options(context.merge_budget_bytes());
     let report = loop {
-        if attempt.sources.is_empty() {
-            return Ok(commit::nothing_but_set_aside(
-                &attempt,
-                std::mem::take(set_aside),
-            ));
+        if files.is_empty() {
+            return Ok(commit::nothing_but_set_aside(&attempt, set_aside));
         }
         let request = MergeRequest {
-            inputs: attempt
-                .sources
-                .iter()
-                .map(|source| attempt.layer.checked_file(table, &source.path))
-                .collect::<Result<_, _>>()?,
+            inputs: files.clone(),
             output: staged.clone(),
-            scratch: scratch
-                .as_ref()
-                .map_or(workspace.dir(), Workspace::dir)
-                .to_owned(),
-            options: attempt
-                .context
-                .config
-                .table(table)
-                .merge_options(attempt.context.merge_budget_bytes()),
+            scratch: scratch_dir.to_owned(),
+            options: options.clone(),
         };
         match merge_on_thread(&attempt, request, control).await {
             Err(RunError::Merge(MergeError::BadInputs(bad))) if !bad.is_empty() => {
-                for input in &bad {
-                    if let Some(source) = attempt.sources.get(input.index) {
-                        set_aside.push(SetAside {
-                            path: source.path.clone(),
-                            reason: input.reason.clone(),
-                        });
-                    }
-                }
-                let before = attempt.sources.len();
-                attempt
-                    .sources
-                    .retain(|source| !set_aside.iter().any(|aside| aside.path == source.path));
-                if attempt.sources.len() == before {
-                    return Err(MergeError::BadInputs(bad).into());
-                }
+                set_aside.extend(sources::set_aside(&mut attempt, &mut files, bad).await?);
             }
             other => break other?,
         }
@@ -275,7 +212,7 @@ async fn merge_and_publish(
         published
     })
     .await??;
-    Ok(commit::merged(&attempt, report, std::mem::take(set_aside)))
+    Ok(commit::merged(&attempt, report, set_aside))
 }
 
 /// Runs the merge on a thread of its own and stops it when the daemon stops.
@@ -334,7 +271,9 @@ async fn give_back(context: &Arc<WorkContext>, claim: &ClaimedMerge, error: &Run
             }
             Ok(())
         }
-        _ if error.is_final() || plan.attempts >= context.config.worker.max_attempts => {
+        _ if error.is_final()
+            || error.counts() && plan.attempts >= context.config.worker.max_attempts =>
+        {
             context.totals.add_failure();
             tracing::error!(plan = %plan.queue, id = %plan.id, attempts = plan.attempts, %error,
                 "merge given up; its files stay as they are");
@@ -342,7 +281,7 @@ async fn give_back(context: &Arc<WorkContext>, claim: &ClaimedMerge, error: &Run
         }
         _ => {
             context.totals.add_failure();
-            let delay = RETRY_DELAY * plan.attempts.max(1);
+            let delay = (RETRY_DELAY * plan.attempts.max(1)).min(RETRY_DELAY_MAX);
             tracing::warn!(plan = %plan.queue, attempts = plan.attempts, %error, retry_in = ?delay, "merge failed");
             context.catalog.release_merge(claim, delay).await
         }

@@ -10,6 +10,7 @@ mod lease_keeper;
 mod merge_run;
 mod merge_task;
 mod promote;
+mod sources;
 mod totals;
 
 use std::sync::Arc;

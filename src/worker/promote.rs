@@ -1,5 +1,7 @@
 //! A plan with one sorted file: the file gets a second name, nothing is decoded.
 
+use std::path::PathBuf;
+
 use super::{
     commit,
     merge_run::{Attempt, Published, RunError, blocking},
@@ -9,9 +11,10 @@ use crate::{merge, model::ClaimedMerge};
 /// Publishes the only input under the output's name if it is sorted already; `None` asks for a real merge.
 pub(super) async fn try_promote(
     attempt: &Attempt<'_>,
+    files: &[PathBuf],
     claim: &ClaimedMerge,
 ) -> Result<Option<Published>, RunError> {
-    let [source] = attempt.sources.as_slice() else {
+    let ([source], [file]) = (attempt.sources.as_slice(), files) else {
         return Ok(None);
     };
     let table = attempt.plan.queue.table.clone();
@@ -20,8 +23,7 @@ pub(super) async fn try_promote(
         .config
         .table(&table)
         .merge_options(attempt.context.merge_budget_bytes());
-    let file = attempt.layer.checked_file(&table, &source.path)?;
-    let summarized = file.clone();
+    let (file, summarized) = (file.clone(), file.clone());
     // An unreadable file is the merge's business: it sets it aside with a reason.
     let Ok(summary) = blocking(move || merge::summarize(&summarized, &options)).await? else {
         return Ok(None);
