@@ -10,12 +10,14 @@
 mod bounds;
 mod context;
 mod decode;
+mod encode;
 mod error;
 mod footers;
 mod gather;
 mod guard;
 mod inputs;
 mod keys;
+mod loser_tree;
 mod nesting;
 mod order;
 mod runs;

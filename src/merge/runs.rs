@@ -46,8 +46,13 @@ pub(super) fn make_runs<'a, K: KeySpace>(
                 made.spilled_run_count += group.written_count;
                 let mut runs = group.spilled;
                 while runs.len() > runs_per_group_max {
-                    (runs, made.spilled_run_count) =
-                        merge_spilled(context, space, runs, made.spilled_run_count)?;
+                    (runs, made.spilled_run_count) = merge_spilled(
+                        context,
+                        space,
+                        runs,
+                        runs_per_group_max,
+                        made.spilled_run_count,
+                    )?;
                 }
                 made.cursors.extend(
                     runs.into_iter()
@@ -155,11 +160,11 @@ fn spill<'a, K: KeySpace>(
             continue;
         }
         let mut decoder = context.decoder(index, context.shares.load_batch_bytes)?;
-        // What the reader holds counts, but a pile must not become tiny.
+        // What the reader holds counts, but no row group is in the making yet.
         let runs_bytes = context.shares.runs_bytes;
-        let limit_bytes = runs_bytes
+        let limit_bytes = (runs_bytes + context.shares.row_group_bytes)
             .saturating_sub(2 * decoder.pages_bytes())
-            .max(runs_bytes / 4);
+            .clamp(runs_bytes / 4, runs_bytes);
         while let Some((batch, bytes)) = decoder.next()? {
             pile.push(context, space, batch, bytes)?;
             if pile.size_bytes > limit_bytes {
@@ -183,20 +188,24 @@ fn spill<'a, K: KeySpace>(
     Ok(group)
 }
 
-/// One pass over runs in scratch: neighbours become one, as many as can be read together.
+/// One pass over runs in scratch: neighbours become one, as many as can be read together. No
+/// more of them than are needed to get down to `wanted_count`, when one merge is enough.
 fn merge_spilled<K: KeySpace>(
     context: &Context<'_>,
     space: &K,
     runs: Vec<SpilledRun>,
+    wanted_count: usize,
     mut written_count: u64,
 ) -> Result<(Vec<SpilledRun>, u64), Stop> {
     let fan_in = context.shares.fan_in();
     let mut merged = Vec::with_capacity(runs.len().div_ceil(fan_in));
+    let excess = runs.len() - wanted_count + 1;
+    let is_last = excess <= fan_in;
     let mut runs = runs.into_iter();
     loop {
         let neighbours: Vec<_> = runs
             .by_ref()
-            .take(fan_in)
+            .take(if is_last { excess } else { fan_in })
             .map(|run| Cursor::waiting(Source::UnopenedSpill(run), None))
             .collect();
         if neighbours.is_empty() {
@@ -204,6 +213,10 @@ fn merge_spilled<K: KeySpace>(
         }
         merged.push(write_run(context, space, neighbours)?);
         written_count += 1;
+        if is_last {
+            merged.extend(runs);
+            return Ok((merged, written_count));
+        }
     }
 }
 
@@ -212,7 +225,11 @@ fn write_run<'a, K: KeySpace>(
     space: &K,
     cursors: Vec<Cursor<'a, K>>,
 ) -> Result<SpilledRun, Stop> {
-    let mut writer = SpillWriter::create(&context.request.scratch, &context.united.schema)?;
+    let mut writer = SpillWriter::create(
+        &context.request.scratch,
+        &context.united.schema,
+        context.shares.spill_batch_bytes,
+    )?;
     merge_runs(
         context,
         space,

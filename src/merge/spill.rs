@@ -1,4 +1,4 @@
-//! Sorted runs in scratch: compressed Arrow IPC streams that vanish with their handle.
+//! Sorted runs in scratch: Arrow IPC streams, compressed unless the table is very wide, that vanish with their handle.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,6 +17,9 @@ use arrow::{
 };
 
 use super::{MergeError, gather::Gathered, order::Sink};
+
+/// Compressing a column's share of a batch below this costs more than writing it as it is.
+const COMPRESSED_FROM_BYTES: u64 = 4 << 10;
 
 /// A file that is removed when this is dropped, unless it is kept.
 #[derive(Debug)]
@@ -71,11 +74,17 @@ pub(super) struct SpillWriter {
 
 impl SpillWriter {
     /// Starts a run in `folder`.
-    pub(super) fn create(folder: &Path, schema: &SchemaRef) -> Result<Self, MergeError> {
+    pub(super) fn create(
+        folder: &Path,
+        schema: &SchemaRef,
+        batch_bytes: u64,
+    ) -> Result<Self, MergeError> {
         let name = format!("gigamerge-{}.run", uuid::Uuid::new_v4());
         let (guard, file) = RemovedOnDrop::create(folder.join(name))?;
+        let is_compressed =
+            batch_bytes / schema.fields().len().max(1) as u64 >= COMPRESSED_FROM_BYTES;
         let options = IpcWriteOptions::default()
-            .try_with_compression(Some(CompressionType::LZ4_FRAME))
+            .try_with_compression(is_compressed.then_some(CompressionType::LZ4_FRAME))
             .and_then(|options| {
                 StreamWriter::try_new_with_options(BufWriter::new(file), schema, options)
             });

@@ -1,0 +1,301 @@
+//! Gathers and encodes the columns of a row group on two threads: the one that merges helps
+//! whenever it is ahead, so neither waits for the other.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use arrow::datatypes::{DataType, SchemaRef};
+use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, compute_leaves};
+
+use super::{ColumnBounds, bounds::BoundsOf, gather::Gathered, guard::guarded};
+
+/// The second thread, which ends with this.
+pub(super) struct Helper {
+    pub(super) encoder: Arc<Encoder>,
+    /// Without it the thread that merges does everything.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Helper {
+    pub(super) fn start(encoder: Encoder) -> Self {
+        let encoder = Arc::new(encoder);
+        let own = Arc::clone(&encoder);
+        let thread = std::thread::Builder::new()
+            .name("merge-encode".into())
+            .spawn(move || own.help_until_stopped());
+        Self {
+            encoder,
+            thread: thread.ok(),
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.encoder.stop();
+        if let Some(thread) = self.thread.take() {
+            // Panics of its columns are caught where they happen; see `work_until`.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The columns of the row group in progress and the work that waits for them.
+pub(super) struct Encoder {
+    schema: SchemaRef,
+    columns: Vec<Mutex<Column>>,
+    memory_bytes: Vec<AtomicUsize>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct Column {
+    writers: Vec<ArrowColumnWriter>,
+    chunks: Vec<ArrowColumnChunk>,
+    bounds: Option<BoundsOf>,
+}
+
+/// The queue.
+pub(super) struct State {
+    /// Only columns of the first job are worked on, so a column's batches stay in order.
+    pub(super) jobs: VecDeque<Job>,
+    error: Option<String>,
+    is_stopped: bool,
+}
+
+/// Work, and how much of it is done.
+pub(super) struct Job {
+    work: Work,
+    next_column: usize,
+    done_count: usize,
+}
+
+impl Job {
+    /// Bytes that the job waits with.
+    pub(super) fn size_bytes(&self) -> u64 {
+        match &self.work {
+            Work::Encode { rows, .. } => rows.size_bytes(),
+            Work::Close => 0,
+        }
+    }
+}
+
+/// What is to be done with every column.
+#[derive(Clone)]
+pub(super) enum Work {
+    Encode {
+        rows: Arc<Gathered>,
+        start: usize,
+        count: usize,
+    },
+    Close,
+}
+
+impl Encoder {
+    /// An encoder without a row group.
+    pub(super) fn new(schema: &SchemaRef, bounds_of: &[String]) -> Self {
+        let columns = schema.fields().iter().map(|field| {
+            Mutex::new(Column {
+                writers: Vec::new(),
+                chunks: Vec::new(),
+                bounds: bounds_of.contains(field.name()).then(BoundsOf::default),
+            })
+        });
+        Self {
+            schema: Arc::clone(schema),
+            columns: columns.collect(),
+            memory_bytes: schema
+                .fields()
+                .iter()
+                .map(|_| AtomicUsize::new(0))
+                .collect(),
+            state: Mutex::new(State {
+                jobs: VecDeque::new(),
+                error: None,
+                is_stopped: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn column(&self, index: usize) -> MutexGuard<'_, Column> {
+        // A panic in a column is caught and becomes an error that ends the merge.
+        self.columns[index]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a row group with one writer for each leaf.
+    pub(super) fn start_row_group(&self, writers: Vec<ArrowColumnWriter>) {
+        let mut writers = writers.into_iter();
+        for index in 0..self.columns.len() {
+            let leaves = leaf_count(self.schema.field(index).data_type());
+            self.column(index).writers = writers.by_ref().take(leaves).collect();
+        }
+    }
+
+    /// Queues work for all columns.
+    pub(super) fn submit(&self, work: Work) {
+        self.state().jobs.push_back(Job {
+            work,
+            next_column: 0,
+            done_count: 0,
+        });
+        self.changed.notify_all();
+    }
+
+    fn stop(&self) {
+        self.state().is_stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Bytes that the row group takes so far.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+            .iter()
+            .map(|bytes| bytes.load(Ordering::Relaxed) as u64)
+            .sum()
+    }
+
+    /// The columns of a row group that was closed, in order.
+    pub(super) fn take_chunks(&self) -> Vec<ArrowColumnChunk> {
+        (0..self.columns.len())
+            .flat_map(|index| std::mem::take(&mut self.column(index).chunks))
+            .collect()
+    }
+
+    /// Bounds of the wanted columns, over all row groups.
+    pub(super) fn take_bounds(&self) -> Vec<ColumnBounds> {
+        (0..self.columns.len())
+            .filter_map(|index| {
+                self.column(index)
+                    .bounds
+                    .take()?
+                    .finish(self.schema.field(index).name())
+            })
+            .collect()
+    }
+
+    fn help_until_stopped(&self) {
+        // An error is reported by the thread that merges.
+        let _ = self.work_until(|state| state.is_stopped);
+    }
+
+    /// Encodes columns until `enough`, or until there is an error.
+    pub(super) fn work_until(&self, enough: impl Fn(&State) -> bool) -> Result<(), String> {
+        let mut state = self.state();
+        loop {
+            if let Some(error) = &state.error {
+                return Err(error.clone());
+            }
+            if enough(&state) {
+                return Ok(());
+            }
+            let column_count = self.columns.len();
+            let task = state
+                .jobs
+                .front_mut()
+                .filter(|job| job.next_column < column_count)
+                .map(|job| {
+                    job.next_column += 1;
+                    (job.work.clone(), job.next_column - 1)
+                });
+            let Some((work, index)) = task else {
+                state = self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(state);
+            let result = guarded(|| self.run(&work, index));
+            drop(work);
+            state = self.state();
+            match result {
+                Err(error) => {
+                    state.jobs.clear();
+                    state.error = Some(error);
+                    self.changed.notify_all();
+                }
+                Ok(()) => {
+                    if let Some(job) = state.jobs.front_mut() {
+                        job.done_count += 1;
+                        if job.done_count == column_count {
+                            state.jobs.pop_front();
+                            self.changed.notify_all();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn run(&self, work: &Work, index: usize) -> Result<(), String> {
+        let mut column = self.column(index);
+        match work {
+            Work::Encode { rows, start, count } => {
+                let array = rows.column(index)?.slice(*start, *count);
+                if column
+                    .bounds
+                    .as_mut()
+                    .is_some_and(|bounds| !bounds.update(&array))
+                {
+                    column.bounds = None;
+                }
+                let leaves =
+                    compute_leaves(self.schema.field(index), &array).map_err(|e| e.to_string())?;
+                if leaves.len() != column.writers.len() {
+                    return Err(format!(
+                        "column {:?} has unexpected parts",
+                        self.schema.field(index).name()
+                    ));
+                }
+                for (writer, leaf) in column.writers.iter_mut().zip(&leaves) {
+                    writer.write(leaf).map_err(|e| e.to_string())?;
+                }
+                let bytes = column
+                    .writers
+                    .iter()
+                    .map(ArrowColumnWriter::memory_size)
+                    .sum();
+                self.memory_bytes[index].store(bytes, Ordering::Relaxed);
+            }
+            Work::Close => {
+                let writers = std::mem::take(&mut column.writers);
+                column.chunks = writers
+                    .into_iter()
+                    .map(ArrowColumnWriter::close)
+                    .collect::<Result<_, _>>()
+                    .map_err(|e| e.to_string())?;
+                self.memory_bytes[index].store(0, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Parquet columns of one Arrow column.
+fn leaf_count(data_type: &DataType) -> usize {
+    match data_type {
+        DataType::Struct(fields) => fields
+            .iter()
+            .map(|field| leaf_count(field.data_type()))
+            .sum(),
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => leaf_count(field.data_type()),
+        _ => 1,
+    }
+}
