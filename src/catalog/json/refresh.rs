@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    Inner, ProbedFile,
+    ProbedFile,
     discovery::{self, FoundFile, FoundPartition},
-    guard, now_s,
+    index::{Inner, guard, now_s},
     partition::Partition,
 };
 use crate::{
