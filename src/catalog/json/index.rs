@@ -111,7 +111,8 @@ impl Inner {
         add: &[IndexEntry],
         remove: &[IndexEntry],
     ) -> Result<(), CatalogError> {
-        let mut changes: BTreeMap<PartitionKey, (Vec<IndexEntry>, Vec<DataPath>)> = BTreeMap::new();
+        type Change = (Vec<(IndexEntry, i64)>, Vec<DataPath>);
+        let mut changes: BTreeMap<PartitionKey, Change> = BTreeMap::new();
         for (entry, is_added) in add
             .iter()
             .map(|e| (e, true))
@@ -122,7 +123,7 @@ impl Inner {
                 .entry((entry.table.clone(), entry.path.dir(), layer))
                 .or_default();
             if is_added {
-                adds.push(entry.clone())
+                adds.push((entry.clone(), now_s()))
             } else {
                 removes.push(entry.path.clone())
             }

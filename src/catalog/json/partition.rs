@@ -137,10 +137,11 @@ impl Partition {
         dropped.chain(&self.metadata.pending).collect()
     }
 
-    /// Adds or replaces entries, removes others and queues their deletion.
+    /// Adds or replaces entries, each with the time from which its plan's timeout counts (Unix seconds);
+    /// removes others and queues their deletion.
     pub(super) fn batch(
         &mut self,
-        add: &[IndexEntry],
+        add: &[(IndexEntry, i64)],
         remove: &[DataPath],
         now_s: i64,
         drop_delay_s: i64,
@@ -148,7 +149,7 @@ impl Partition {
         let layer = self.layer.clone();
         self.change(|metadata| {
             let mut places = places(metadata);
-            for entry in add {
+            for (entry, added_at_s) in add {
                 let entry = IndexEntry {
                     layer: layer.clone(),
                     ..entry.clone()
@@ -157,7 +158,7 @@ impl Partition {
                     metadata.files[*place].entry = entry;
                 } else {
                     places.insert(entry.path.clone(), metadata.files.len());
-                    push_file(metadata, entry, now_s);
+                    push_file(metadata, entry, *added_at_s);
                 }
             }
             remove_files(metadata, remove, now_s + drop_delay_s);
@@ -188,13 +189,13 @@ fn places(metadata: &Metadata) -> HashMap<DataPath, usize> {
         .collect()
 }
 
-pub(super) fn push_file(metadata: &mut Metadata, entry: IndexEntry, now_s: i64) {
+pub(super) fn push_file(metadata: &mut Metadata, entry: IndexEntry, added_at_s: i64) {
     // The newest file stands last.
     let id = metadata.files.last().map_or(0, |record| record.id) + 1;
     metadata.files.push(FileRecord {
         id,
         entry,
-        added_at_s: now_s,
+        added_at_s,
         set_aside: None,
     });
 }
