@@ -1,15 +1,19 @@
 //! The `gigamerge` program.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use gigamerge::{
     cli::{self, Cli, Command, check_config, demo, once, plan},
     config::{Config, ConfigError},
 };
+use tokio::runtime::Runtime;
 
 /// Merges allocate and free large buffers on many threads; this one gives them back.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long blocking file work may go on after everything else has ended.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     match run(&cli::parse()) {
@@ -22,8 +26,15 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    let runtime = Runtime::new()?;
+    let done = obey(cli, &runtime);
+    // Work on a hung disk must not keep a stopped program alive.
+    runtime.shutdown_timeout(SHUTDOWN_TIME);
+    done
+}
+
+fn obey(cli: &Cli, runtime: &Runtime) -> anyhow::Result<()> {
     let load = |common| Config::load(&cli.sources(common));
-    let runtime = tokio::runtime::Runtime::new()?;
     match &cli.command {
         Command::CheckConfig(args) => check_config::run(&load(&args.common)?)?,
         Command::Run(args) => runtime.block_on(cli::run::run(

@@ -2,7 +2,7 @@
 
 use crate::{
     config::Config,
-    daemon::{self, Access, DaemonError, OnceReport, Signal},
+    daemon::{self, Access, DaemonError, OnceReport},
     telemetry::logging,
     worker::WorkError,
 };
@@ -28,13 +28,16 @@ pub async fn run(config: Config) -> Result<(), OnceError> {
     let mut signals = daemon::listen()?;
     super::run::warn_all(&config);
     let stop_timeout = config.worker.stop_timeout;
-    let context = daemon::open(config, Access::Work).await?;
+    let context = tokio::select! {
+        opened = daemon::open(config, Access::Work) => opened?,
+        () = daemon::stop_signal(&mut signals) => return Ok(()),
+    };
     let stop = context.stop.clone();
     tokio::spawn(async move {
-        next_stop(&mut signals).await;
+        daemon::stop_signal(&mut signals).await;
         stop.claims.cancel();
         tokio::select! {
-            () = next_stop(&mut signals) => {}
+            () = daemon::stop_signal(&mut signals) => {}
             () = tokio::time::sleep(stop_timeout) => {}
         }
         stop.merges.cancel();
@@ -56,13 +59,4 @@ pub async fn run(config: Config) -> Result<(), OnceError> {
         0 => Ok(()),
         failures => Err(OnceError::Failures(failures)),
     }
-}
-
-async fn next_stop(signals: &mut tokio::sync::mpsc::Receiver<Signal>) {
-    while let Some(signal) = signals.recv().await {
-        if signal == Signal::Stop {
-            return;
-        }
-    }
-    std::future::pending().await
 }

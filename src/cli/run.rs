@@ -10,10 +10,13 @@ use crate::{
 pub async fn run(config: Config, sources: ConfigSources) -> Result<(), DaemonError> {
     let log = logging::start(&config.log);
     // From here on a signal stops in order, even while the catalog is being opened.
-    let signals = daemon::listen()?;
+    let mut signals = daemon::listen()?;
     warn_all(&config);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "gigamerge starts");
-    let context = daemon::open(config, Access::Work).await?;
+    let context = tokio::select! {
+        opened = daemon::open(config, Access::Work) => opened?,
+        () = daemon::stop_signal(&mut signals) => return Ok(()),
+    };
     let daemon = Daemon::start(context).await?;
     let reload = move || {
         let config = Config::load(&sources).map_err(|error| error.to_string())?;

@@ -4,6 +4,7 @@
 //! [`run_once`] does what is due and returns.
 
 mod once;
+mod reload;
 mod schedule;
 mod signals;
 
@@ -14,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 pub use once::{OnceReport, run_once};
-pub use signals::{Signal, listen};
+pub use signals::{Signal, listen, stop_signal};
 
 use crate::{
     catalog::{
@@ -25,12 +26,14 @@ use crate::{
     config::{CatalogConfig, Config},
     merge::{self, MergeError},
     model::TableRef,
-    storage::{Layers, Workspace},
+    storage::{Layer, Layers, Workspace},
     worker::{Stop, Totals, WorkContext},
 };
 
 /// After running merges were told to stop, they get this long to hand their plans back.
 const HAND_BACK_TIME: Duration = Duration::from_secs(10);
+/// A daemon whose catalog could not be opened again tries this often.
+const STRANDED_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -83,9 +86,11 @@ async fn open_catalog(config: &Config, access: Access) -> Result<Arc<dyn Catalog
     Ok(match &config.catalog {
         CatalogConfig::Redis(redis) => Arc::new(RedisCatalog::connect(redis, policy)?),
         CatalogConfig::Json => {
+            // Others may belong to writers that keep their own metadata.json there.
             let layers = config
                 .layers
                 .iter()
+                .take(1)
                 .map(|layer| (layer.name.clone(), layer.root.clone()))
                 .collect();
             let for_probe = config.clone();
@@ -144,23 +149,16 @@ fn probe(config: &Config, table: &TableRef, file: &Path) -> Result<ProbedFile, S
 }
 
 /// Removes scratch of processes that are gone.
-pub fn sweep_scratch(context: &WorkContext) {
-    let in_tables: u64 = context
-        .layers
-        .iter()
-        .map(crate::storage::Layer::sweep_workspaces)
-        .sum();
-    let in_scratch = context
-        .config
-        .worker
-        .scratch_dir
-        .as_deref()
-        .map_or(0, Workspace::sweep);
-    if in_tables + in_scratch > 0 {
-        tracing::info!(
-            folders = in_tables + in_scratch,
-            "removed scratch of a process that is gone"
-        );
+pub async fn sweep_scratch(context: &WorkContext) {
+    let layers = context.layers.clone();
+    let scratch_dir = context.config.worker.scratch_dir.clone();
+    let swept = tokio::task::spawn_blocking(move || {
+        let in_tables: u64 = layers.iter().map(Layer::sweep_workspaces).sum();
+        in_tables + scratch_dir.as_deref().map_or(0, Workspace::sweep)
+    });
+    match swept.await {
+        Ok(0) | Err(_) => {}
+        Ok(folders) => tracing::info!(folders, "removed scratch of a process that is gone"),
     }
 }
 
@@ -180,7 +178,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts the timers; every task runs once soon.
     pub async fn start(context: Arc<WorkContext>) -> Result<Self, DaemonError> {
-        sweep_scratch(&context);
+        sweep_scratch(&context).await;
         let timers = schedule::start(&context).await?;
         Ok(Self {
             context,
@@ -197,10 +195,37 @@ impl Daemon {
 
     /// Obeys signals until one says stop; then stops and returns.
     pub async fn run(mut self, mut signals: mpsc::Receiver<Signal>, reload: Reload) {
-        while signals.recv().await == Some(Signal::Reload) {
-            self.reload(&reload).await;
+        loop {
+            let is_stopped = tokio::select! {
+                signal = signals.recv() => match signal {
+                    Some(Signal::Reload) => self.reload(&reload, &mut signals).await,
+                    Some(Signal::Stop) | None => true,
+                },
+                () = self.timers.clock_stepped() => {
+                    tracing::warn!("the system clock was set; the timers start again");
+                    self.restart_timers().await;
+                    false
+                }
+                () = tokio::time::sleep(STRANDED_RETRY_INTERVAL), if self.is_stranded => {
+                    self.reload(&reload, &mut signals).await
+                }
+            };
+            if is_stopped {
+                break;
+            }
         }
         self.stop(&mut signals).await;
+    }
+
+    async fn restart_timers(&mut self) {
+        self.timers.stop().await;
+        match schedule::start(&self.context).await {
+            Ok(timers) => self.timers = timers,
+            Err(error) => {
+                self.is_stranded = true;
+                tracing::error!(%error, "timers could not be started; trying again soon");
+            }
+        }
     }
 
     /// No new claims; running merges get `stop_timeout`, then hand their plans back at once.
@@ -221,7 +246,7 @@ impl Daemon {
                 tracing::warn!("merges still run; they stop now and hand their plans back");
                 false
             }
-            () = second_stop(signals) => {
+            () = stop_signal(signals) => {
                 tracing::warn!("stopping now");
                 false
             }
@@ -238,119 +263,10 @@ impl Daemon {
         }
         tracing::info!("stopped");
     }
-
-    /// Valid settings are applied without losing work, invalid ones change nothing.
-    async fn reload(&mut self, reload: &Reload) {
-        let config = match reload() {
-            Ok(config) => config,
-            Err(problems) => {
-                return tracing::error!(
-                    "configuration not reloaded, the old one stays: {problems}"
-                );
-            }
-        };
-        if config == self.context.config && !self.is_stranded {
-            return tracing::info!("configuration reloaded: nothing changed");
-        }
-        let keeps_catalog = !self.is_stranded
-            && config.catalog == self.context.config.catalog
-            && config.layers == self.context.config.layers;
-        self.context.stop.claims.cancel();
-        self.timers.stop().await;
-        let catalog = if keeps_catalog {
-            self.context.catalog.set_policy(Arc::new(config.policy()));
-            Arc::clone(&self.context.catalog)
-        } else {
-            self.drain().await;
-            self.context.catalog.close();
-            match open_catalog(&config, Access::Work).await {
-                Ok(catalog) => catalog,
-                Err(error) => {
-                    tracing::error!(%error, "the new catalog or layers cannot be opened, the old configuration stays");
-                    let old = self.context.config.clone();
-                    match open_catalog(&old, Access::Work).await {
-                        Ok(catalog) => self.replace(old, catalog).await,
-                        Err(error) => {
-                            self.is_stranded = true;
-                            tracing::error!(%error, "the old catalog cannot be opened again; send SIGHUP when it can");
-                        }
-                    }
-                    return;
-                }
-            }
-        };
-        self.replace(config, catalog).await;
-        tracing::info!("configuration reloaded");
-    }
-
-    /// Lets running merges end as if the daemon stopped; they must not commit to another catalog's layers.
-    async fn drain(&self) {
-        let running = &self.context.running;
-        running.close();
-        if tokio::time::timeout(self.context.config.worker.stop_timeout, running.wait())
-            .await
-            .is_err()
-        {
-            self.context.stop.merges.cancel();
-            running.wait().await;
-        }
-    }
-
-    async fn replace(&mut self, config: Config, catalog: Arc<dyn Catalog>) {
-        self.is_stranded = false;
-        let mut next = context(config, catalog, Arc::clone(&self.context.totals));
-        if let Some(fresh) = Arc::get_mut(&mut next) {
-            let same_worker = fresh.config.worker == self.context.config.worker;
-            if same_worker {
-                fresh.merge_permits = Arc::clone(&self.context.merge_permits);
-            }
-        }
-        if !Arc::ptr_eq(&next.merge_permits, &self.context.merge_permits) {
-            self.hold_permits_of_running(&next);
-        }
-        match schedule::start(&next).await {
-            Ok(timers) => self.timers = timers,
-            Err(error) => {
-                tracing::error!(%error, "timers could not be started; restart the daemon")
-            }
-        }
-        self.retired.retain(|context| !context.running.is_empty());
-        self.retired
-            .push(std::mem::replace(&mut self.context, next));
-    }
-
-    /// Merges of the old configuration count against the new budget until they end.
-    fn hold_permits_of_running(&self, next: &Arc<WorkContext>) {
-        let held = self
-            .context
-            .running
-            .len()
-            .min(next.config.worker.concurrency);
-        let Ok(count) = u32::try_from(held) else {
-            return;
-        };
-        if let Ok(permits) = Arc::clone(&next.merge_permits).try_acquire_many_owned(count) {
-            let old = Arc::clone(&self.context);
-            tokio::spawn(async move {
-                old.running.close();
-                old.running.wait().await;
-                drop(permits);
-            });
-        }
-    }
 }
 
 async fn drained(contexts: &[Arc<WorkContext>]) {
     for context in contexts {
         context.running.wait().await;
     }
-}
-
-async fn second_stop(signals: &mut mpsc::Receiver<Signal>) {
-    while let Some(signal) = signals.recv().await {
-        if signal == Signal::Stop {
-            return;
-        }
-    }
-    std::future::pending().await
 }

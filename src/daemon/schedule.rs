@@ -1,9 +1,14 @@
 //! When which task runs.
 //!
-//! Each merge level, the deletes and the look for new files are jobs of their own: a level that
-//! falls behind delays nobody else. A job that still runs is not started again.
+//! Each merge level, the deletes and the look for new files are jobs of their own: a level that falls
+//! behind delays neither deletes nor the look for files, and waits with other levels for a free merge
+//! in turn. A job that still runs is not started again.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use tokio::sync::Semaphore;
 use tokio_cron_scheduler::{Job, JobScheduler};
@@ -20,13 +25,30 @@ const PERIOD_MIN: Duration = Duration::from_secs(1);
 const REFRESH_PERIOD_MAX: Duration = Duration::from_secs(10);
 /// Several daemons that were started together must not knock at the same moment.
 const JITTER_MAX: Duration = Duration::from_secs(5);
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// A clock that was slewed this far is no reason to start again.
+const CLOCK_STEP_MAX: Duration = Duration::from_secs(30);
 
 /// The running timers of one configuration.
 pub(super) struct Timers {
     scheduler: JobScheduler,
+    started: (Instant, SystemTime),
 }
 
 impl Timers {
+    /// Returns when the system clock was set. The scheduler reckons in that clock: after a step back it
+    /// would wait until the old time comes again.
+    pub(super) async fn clock_stepped(&self) {
+        loop {
+            tokio::time::sleep(CLOCK_CHECK_INTERVAL).await;
+            let passed = self.started.0.elapsed();
+            let shown = self.started.1.elapsed().unwrap_or_default();
+            if shown.abs_diff(passed) > CLOCK_STEP_MAX {
+                return;
+            }
+        }
+    }
+
     /// No job starts any more; those that run go on.
     pub(super) async fn stop(&mut self) {
         if let Err(error) = self.scheduler.shutdown().await {
@@ -108,7 +130,10 @@ pub(super) async fn start(context: &Arc<WorkContext>) -> Result<Timers, DaemonEr
         }
     }
     scheduler.start().await.map_err(|error| failed(&error))?;
-    Ok(Timers { scheduler })
+    Ok(Timers {
+        scheduler,
+        started: (Instant::now(), SystemTime::now()),
+    })
 }
 
 fn tasks(context: &Arc<WorkContext>) -> Vec<Task> {

@@ -33,14 +33,29 @@ pub fn listen() -> Result<mpsc::Receiver<Signal>, DaemonError> {
                 } else {
                     Signal::Stop
                 };
-                if matches!(
-                    send.try_send(asked),
-                    Err(mpsc::error::TrySendError::Closed(_))
-                ) {
+                // A reload that waits is as good as two; a stop must never get lost.
+                let is_closed = match asked {
+                    Signal::Stop => send.blocking_send(asked).is_err(),
+                    Signal::Reload => matches!(
+                        send.try_send(asked),
+                        Err(mpsc::error::TrySendError::Closed(_))
+                    ),
+                };
+                if is_closed {
                     return;
                 }
             }
         })
         .map_err(DaemonError::Signals)?;
     Ok(receive)
+}
+
+/// Waits for the next stop signal; reloads asked for meanwhile are passed over.
+pub async fn stop_signal(signals: &mut mpsc::Receiver<Signal>) {
+    while let Some(signal) = signals.recv().await {
+        if signal == Signal::Stop {
+            return;
+        }
+    }
+    std::future::pending().await
 }

@@ -107,6 +107,10 @@ impl Layer {
         table: &TableRef,
         path: &DataPath,
     ) -> Result<(), StorageError> {
+        // Its writer may never have asked for its bytes to be durable.
+        File::open(source)
+            .and_then(|file| file.sync_all())
+            .map_err(io_at(source))?;
         let target = self.prepare_target(table, path)?;
         match link(source, &target) {
             Ok(()) => sync_parent(&target),

@@ -12,11 +12,13 @@ use super::{
     merge_run::{Attempt, Published, RunError, blocking},
 };
 use crate::{
-    catalog::{CommitOutcome, MergeCommit},
+    catalog::{CatalogError, CommitOutcome, MergeCommit},
     merge::{ColumnBounds, FileSummary, MergeReport},
     model::{ClaimedMerge, DataPath, IndexEntry, MergePlan, ModelError, SetAside},
 };
 
+/// Earlier attempts whose outputs are looked for; each of them has looked for those before it.
+const DEAD_ATTEMPTS_MAX: u32 = 16;
 /// A commit whose answer is lost is asked for again this often, with growing pauses.
 const COMMIT_TRIES_MAX: u32 = 5;
 const COMMIT_PAUSE: Duration = Duration::from_millis(200);
@@ -39,7 +41,8 @@ pub(super) fn output_path(plan: &MergePlan, attempt: u32) -> Result<DataPath, Mo
 /// runs: its lease is void, so its commit is refused.
 pub(super) async fn remove_dead_attempts(attempt: &Attempt<'_>) -> Result<(), RunError> {
     let plan = attempt.plan;
-    let names: Vec<DataPath> = (1..plan.attempts)
+    let names: Vec<DataPath> = (plan.attempts.saturating_sub(DEAD_ATTEMPTS_MAX).max(1)
+        ..plan.attempts)
         .map(|earlier| output_path(plan, earlier))
         .collect::<Result<_, _>>()?;
     if names.is_empty() {
@@ -235,10 +238,18 @@ async fn commit_until_known(
             Ok(CommitOutcome::LeaseLost) if output_is_indexed(context, commit).await? => {
                 return Ok(());
             }
+            // It may even have succeeded, and the output been merged further since: readers may have it open.
+            Ok(CommitOutcome::LeaseLost) if tries > 1 => {
+                return Err(RunError::CommitUnknown(CatalogError::LeaseLost {
+                    what: claim.plan.queue.to_string(),
+                }));
+            }
             Ok(CommitOutcome::LeaseLost) => return Err(RunError::LeaseLost),
             Ok(CommitOutcome::SourceGone(path)) => return Err(RunError::SourceGone(path)),
             Ok(CommitOutcome::OutputExists) => return Err(RunError::OutputExists),
-            Err(error) => error,
+            Err(error @ CatalogError::Unavailable { .. }) => error,
+            // The catalog says that nothing changed.
+            Err(error) => return Err(error.into()),
         };
         if tries >= COMMIT_TRIES_MAX {
             return match output_is_indexed(context, commit).await {

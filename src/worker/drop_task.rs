@@ -4,8 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{WorkContext, WorkError};
 use crate::{
-    catalog::CatalogError,
-    model::{ClaimedDrop, DataPath, TableRef},
+    model::{ClaimedDrop, DataPath, IndexEntry, TableRef},
     storage::StorageError,
 };
 
@@ -25,7 +24,7 @@ pub async fn delete_due(context: &Arc<WorkContext>) -> Result<u64, WorkError> {
         if claimed.is_empty() {
             break;
         }
-        let ended = delete_unindexed(context, claimed).await?;
+        let ended = delete_unindexed(context, claimed).await;
         context.catalog.finish_drops(&ended).await?;
         ended_count += ended.len() as u64;
     }
@@ -35,34 +34,29 @@ pub async fn delete_due(context: &Arc<WorkContext>) -> Result<u64, WorkError> {
     Ok(ended_count)
 }
 
-/// Deletes each file that no entry names any more (DROP-AFTER-COMMIT); returns the items to end.
+/// Deletes each file that no entry names any more (DROP-AFTER-COMMIT); returns the items to end. An item that
+/// fails waits, the others go on.
 async fn delete_unindexed(
     context: &Arc<WorkContext>,
     claimed: Vec<ClaimedDrop>,
-) -> Result<Vec<ClaimedDrop>, CatalogError> {
+) -> Vec<ClaimedDrop> {
     let mut by_table: HashMap<TableRef, Vec<ClaimedDrop>> = HashMap::new();
     for claim in claimed {
-        by_table
-            .entry(claim.item.table.clone())
-            .or_default()
-            .push(claim);
+        let claims = by_table.entry(claim.item.table.clone()).or_default();
+        claims.push(claim);
     }
     let mut ended = Vec::new();
     for (table, claims) in by_table {
         let paths: Vec<DataPath> = claims.iter().map(|claim| claim.item.path.clone()).collect();
-        let entries = context.catalog.resolve(&table, &paths).await?;
+        let entries = match context.catalog.resolve(&table, &paths).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::warn!(%table, %error, "deletes wait: the index could not be asked");
+                continue;
+            }
+        };
         for (claim, entry) in claims.into_iter().zip(entries) {
-            let names_these_bytes = |entry: &crate::model::IndexEntry| {
-                match (
-                    context.layers.get(&entry.layer),
-                    context.layers.get(&claim.item.layer),
-                ) {
-                    (Ok(named), Ok(ours)) => named.name() == ours.name(),
-                    // Not knowable: keep the bytes.
-                    _ => true,
-                }
-            };
-            if entry.as_ref().is_some_and(names_these_bytes) {
+            if entry.is_some_and(|entry| names_these_bytes(context, &entry, &claim)) {
                 tracing::warn!(%table, file = %claim.item.path, "file is in the index again; it is kept");
                 ended.push(claim);
                 continue;
@@ -74,12 +68,26 @@ async fn delete_unindexed(
                 }
                 Err(error) => {
                     tracing::warn!(%table, file = %claim.item.path, %error, retry_in = ?RETRY_DELAY, "file could not be deleted");
-                    context.catalog.release_drop(&claim, RETRY_DELAY).await?;
+                    if let Err(error) = context.catalog.release_drop(&claim, RETRY_DELAY).await {
+                        tracing::warn!(%error, "delete could not be handed back; its lease will run out");
+                    }
                 }
             }
         }
     }
-    Ok(ended)
+    ended
+}
+
+/// Layers are compared by what they stand for; what cannot be known keeps its bytes.
+fn names_these_bytes(context: &WorkContext, entry: &IndexEntry, claim: &ClaimedDrop) -> bool {
+    let (named, ours) = (
+        context.layers.get(&entry.layer),
+        context.layers.get(&claim.item.layer),
+    );
+    match (named, ours) {
+        (Ok(named), Ok(ours)) => named.name() == ours.name(),
+        _ => true,
+    }
 }
 
 async fn delete(context: &WorkContext, claim: &ClaimedDrop) -> Result<bool, StorageError> {

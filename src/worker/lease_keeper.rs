@@ -29,20 +29,27 @@ impl LeaseKeeper {
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let mut claim = claim;
+            let mut is_answered = true;
             loop {
                 tokio::select! {
-                    () = stopped.cancelled() => return (claim, true),
+                    // A renewal whose answer was lost may have replaced the lease: ask once more.
+                    () = stopped.cancelled() => if is_answered { return (claim, true) },
                     () = tokio::time::sleep(lease / 3) => {}
                 }
                 match catalog.renew_merge(&claim, lease).await {
-                    Ok(renewed) => claim.lease = renewed,
+                    Ok(renewed) => {
+                        claim.lease = renewed;
+                        is_answered = true;
+                    }
                     Err(CatalogError::LeaseLost { .. }) => {
                         control.cancel();
                         return (claim, false);
                     }
                     // The commit is fenced: a lease that ran out meanwhile is noticed there.
+                    Err(_) if stopped.is_cancelled() => return (claim, true),
                     Err(error) => {
-                        tracing::warn!(plan = %claim.plan.queue, %error, "lease could not be renewed; trying again")
+                        is_answered = false;
+                        tracing::warn!(plan = %claim.plan.queue, %error, "lease could not be renewed; trying again");
                     }
                 }
             }

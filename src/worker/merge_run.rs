@@ -2,7 +2,8 @@
 //! (BYTES-BEFORE-INDEX, DROP-AFTER-COMMIT), and nothing is published that is not ours (ONE-HOLDER).
 
 use std::{
-    path::PathBuf,
+    collections::HashSet,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -60,20 +61,38 @@ impl RunError {
     fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::Merge(
-                MergeError::TypeConflict { .. }
-                    | MergeError::SortColumn { .. }
-                    | MergeError::Budget { .. }
-            ) | Self::Model(_)
+            Self::Merge(MergeError::TypeConflict { .. }) | Self::Model(_)
         )
     }
 
-    /// The inputs may be at fault, so that attempts count. A full disk, a lost mount or a server that is away says nothing about the inputs: such a plan is tried until it succeeds.
+    /// The settings are at fault: they may be corrected at any time.
+    fn is_setting(&self) -> bool {
+        matches!(
+            self,
+            Self::Merge(MergeError::SortColumn { .. } | MergeError::Budget { .. })
+        )
+    }
+
+    /// The inputs may be at fault, so that attempts count. A full disk, a lost mount or a server that is away
+    /// says nothing about the inputs: such a plan is tried until it succeeds.
     fn counts(&self) -> bool {
         match self {
             Self::Panicked => true,
-            Self::Merge(error) => !matches!(error, MergeError::Io { .. } | MergeError::Cancelled),
+            Self::Merge(error) => {
+                !self.is_setting()
+                    && !matches!(error, MergeError::Io { .. } | MergeError::Cancelled)
+            }
             _ => false,
+        }
+    }
+
+    fn retry_delay(&self, attempts: u32) -> Duration {
+        if self.is_setting() {
+            RETRY_DELAY_MAX
+        } else {
+            RETRY_DELAY
+                .saturating_mul(attempts.max(1))
+                .min(RETRY_DELAY_MAX)
         }
     }
 }
@@ -138,9 +157,6 @@ async fn make_output(
     }
     let layer = context.layers.get(&plan.queue.layer)?;
     let sources = sources::resolve(context, plan).await?;
-    if sources.is_empty() {
-        return Ok(None);
-    }
     let mut attempt = Attempt {
         context,
         plan,
@@ -149,6 +165,9 @@ async fn make_output(
         output: commit::output_path(plan, plan.attempts)?,
     };
     commit::remove_dead_attempts(&attempt).await?;
+    if attempt.sources.is_empty() {
+        return Ok(None);
+    }
     let (files, set_aside) = sources::locate(&mut attempt).await?;
     if set_aside.is_empty()
         && let Some(published) = promote::try_promote(&attempt, &files, claim).await?
@@ -160,7 +179,7 @@ async fn make_output(
         .map(Some)
 }
 
-/// Merges, leaving out inputs that turn out to be unreadable; each round leaves out at least one.
+/// Merges in a work folder that goes away on every path, off the runtime: it may hold gigabytes.
 async fn merge_and_publish(
     mut attempt: Attempt<'_>,
     mut files: Vec<PathBuf>,
@@ -168,51 +187,87 @@ async fn merge_and_publish(
     claim: &ClaimedMerge,
     control: &Arc<MergeControl>,
 ) -> Result<Published, RunError> {
-    let context = attempt.context;
-    let table = &attempt.plan.queue.table;
-    let workspace = attempt.layer.workspace(table)?;
-    let scratch = match &context.config.worker.scratch_dir {
-        Some(dir) => Some(Workspace::create(dir)?),
-        None => None,
-    };
-    let staged = workspace.dir().join("merged.parquet");
-    let scratch_dir = scratch.as_ref().map_or(workspace.dir(), Workspace::dir);
-    let options = context
-        .config
-        .table(table)
-        .merge_options(context.merge_budget_bytes());
-    let report = loop {
-        if files.is_empty() {
-            return Ok(commit::nothing_but_set_aside(&attempt, set_aside));
-        }
-        let request = MergeRequest {
-            inputs: files.clone(),
-            output: staged.clone(),
-            scratch: scratch_dir.to_owned(),
-            options: options.clone(),
-        };
-        match merge_on_thread(&attempt, request, control).await {
-            Err(RunError::Merge(MergeError::BadInputs(bad))) if !bad.is_empty() => {
-                set_aside.extend(sources::set_aside(&mut attempt, &mut files, bad).await?);
-            }
-            other => break other?,
-        }
-    };
-    attempt
-        .context
-        .catalog
-        .announce_output(claim, &attempt.output)
-        .await?;
-    let (layer, owned_table, output) =
-        (attempt.layer.clone(), table.clone(), attempt.output.clone());
-    // The workspace goes along, so that it outlives the staged file on every path.
-    blocking(move || {
-        let published = layer.publish(&staged, &owned_table, &output);
-        drop((workspace, scratch));
-        published
+    let table = attempt.plan.queue.table.clone();
+    let layer = attempt.layer.clone();
+    let scratch_dir = attempt.context.config.worker.scratch_dir.clone();
+    let folders = blocking(move || -> Result<_, StorageError> {
+        let workspace = layer.workspace(&table)?;
+        let scratch = scratch_dir.as_deref().map(Workspace::create).transpose()?;
+        Ok((workspace, scratch))
     })
     .await??;
+    let staged = folders.0.dir().join("merged.parquet");
+    let scratch = folders.1.as_ref().unwrap_or(&folders.0).dir().to_owned();
+    let merged = merge_readable(
+        &mut attempt,
+        &mut files,
+        &mut set_aside,
+        (&staged, &scratch),
+        control,
+    )
+    .await;
+    let announced = match &merged {
+        Ok(Some(_)) => {
+            let catalog = &attempt.context.catalog;
+            catalog.announce_output(claim, &attempt.output).await
+        }
+        _ => Ok(()),
+    };
+    let is_ready = announced.is_ok() && matches!(merged, Ok(Some(_)));
+    let (layer, table, output) = (
+        attempt.layer.clone(),
+        attempt.plan.queue.table.clone(),
+        attempt.output.clone(),
+    );
+    let published = blocking(move || {
+        let published = if is_ready {
+            layer.publish(&staged, &table, &output)
+        } else {
+            Ok(())
+        };
+        drop(folders);
+        published
+    })
+    .await?;
+    let Some(report) = merged? else {
+        return Ok(commit::nothing_but_set_aside(&attempt, set_aside));
+    };
+    announced?;
+    published?;
     Ok(commit::merged(&attempt, report, set_aside))
+}
+
+/// Merges, leaving out inputs that cannot be read. Each is given a second chance first: a full table of
+/// open files or a hiccup of the disk must not set a good file aside. `None` when no input is left.
+async fn merge_readable(
+    attempt: &mut Attempt<'_>,
+    files: &mut Vec<PathBuf>,
+    set_aside: &mut Vec<SetAside>,
+    (staged, scratch): (&Path, &Path),
+    control: &Arc<MergeControl>,
+) -> Result<Option<MergeReport>, RunError> {
+    let context = attempt.context;
+    let table = context.config.table(&attempt.plan.queue.table);
+    let mut suspects: HashSet<PathBuf> = HashSet::new();
+    while !files.is_empty() {
+        let request = MergeRequest {
+            inputs: files.clone(),
+            output: staged.to_owned(),
+            scratch: scratch.to_owned(),
+            options: table.merge_options(context.merge_budget_bytes()),
+        };
+        match merge_on_thread(attempt, request, control).await {
+            Err(RunError::Merge(MergeError::BadInputs(bad))) if !bad.is_empty() => {
+                let (again, first): (Vec<_>, Vec<_>) = bad
+                    .into_iter()
+                    .partition(|bad| suspects.contains(&bad.path));
+                suspects.extend(first.into_iter().map(|bad| bad.path));
+                set_aside.extend(sources::set_aside(attempt, files, again).await?);
+            }
+            other => return other.map(Some),
+        }
+    }
+    Ok(None)
 }
 
 /// Runs the merge on a thread of its own and stops it when the daemon stops.
@@ -281,7 +336,7 @@ async fn give_back(context: &Arc<WorkContext>, claim: &ClaimedMerge, error: &Run
         }
         _ => {
             context.totals.add_failure();
-            let delay = (RETRY_DELAY * plan.attempts.max(1)).min(RETRY_DELAY_MAX);
+            let delay = error.retry_delay(plan.attempts);
             tracing::warn!(plan = %plan.queue, attempts = plan.attempts, %error, retry_in = ?delay, "merge failed");
             context.catalog.release_merge(claim, delay).await
         }

@@ -25,15 +25,12 @@ pub(super) async fn resolve(
     context: &WorkContext,
     plan: &MergePlan,
 ) -> Result<Vec<IndexEntry>, RunError> {
-    let wanted = context.layers.get(&plan.queue.layer)?.name().clone();
     let found = context
         .catalog
         .resolve(&plan.queue.table, &plan.paths)
         .await?;
-    let is_here = |entry: &IndexEntry| {
-        let layer = context.layers.get(&entry.layer);
-        layer.is_ok_and(|layer| *layer.name() == wanted)
-    };
+    // The commit compares names too: an entry under another name of the same layer is another one's.
+    let is_here = |entry: &IndexEntry| entry.layer == plan.queue.layer;
     let mut seen = HashSet::new();
     Ok(found
         .into_iter()
@@ -95,7 +92,7 @@ pub(super) async fn locate(
     Ok((files, set_aside))
 }
 
-/// Sets bad inputs aside, after every byte of each could be read: then the file itself is bad.
+/// Sets inputs aside that were bad twice, after every byte of each could be read: then the files are bad.
 pub(super) async fn set_aside(
     attempt: &mut Attempt<'_>,
     files: &mut Vec<PathBuf>,

@@ -5,7 +5,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -33,6 +36,7 @@ pub(super) struct Inner {
     pub(super) scan: Mutex<refresh::ScanMemory>,
     pub(super) locks: Mutex<Vec<File>>,
     pub(super) is_read_only: bool,
+    pub(super) is_closed: AtomicBool,
 }
 
 pub(super) fn now_s() -> i64 {
@@ -91,6 +95,13 @@ impl Inner {
         let layer = self.layer(layer)?.0.clone();
         let key = (table.clone(), dir.clone(), layer.clone());
         let mut partitions = guard(&self.partitions);
+        // Asked under the lock, so that nothing changes once `close` has returned.
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(CatalogError::Unavailable {
+                context: "embedded catalog".to_owned(),
+                reason: "it was closed for a new configuration".to_owned(),
+            });
+        }
         if !partitions.contains_key(&key) {
             let folder = self.folder(table, dir, &layer)?;
             let partition =
@@ -261,9 +272,9 @@ impl Inner {
         claim: &ClaimedMerge,
         delay: Duration,
     ) -> Result<(), CatalogError> {
-        let removed = self.take_announced(&claim.plan.id);
+        let announced = self.take_announced(&claim.plan.id);
         self.on_queue(&claim.plan.queue, |partition| {
-            partition.release(&claim.lease.token, &removed, delay)
+            partition.release(&claim.lease.token, &announced, delay)
         })
     }
 
@@ -272,9 +283,9 @@ impl Inner {
         claim: &ClaimedMerge,
         reason: &str,
     ) -> Result<(), CatalogError> {
-        let removed = self.take_announced(&claim.plan.id);
+        let announced = self.take_announced(&claim.plan.id);
         self.on_queue(&claim.plan.queue, |partition| {
-            partition.fail(&claim.lease.token, &removed, reason)
+            partition.fail(&claim.lease.token, &announced, reason)
         })
     }
 

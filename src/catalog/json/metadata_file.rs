@@ -5,6 +5,7 @@
 //! `pending` (outputs announced, not committed) and, per file, `added_at_s` and `set_aside`.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::Write,
     os::unix::fs::MetadataExt,
@@ -15,8 +16,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     catalog::CatalogError,
-    model::{DataPath, DropItem, IndexEntry, LayerName, PlanId, TableRef, WriterId},
+    model::{DataPath, DropItem, IndexEntry, LayerName, PartitionDir, PlanId, TableRef, WriterId},
 };
+
+use super::index::now_s;
 
 pub(super) const FILE_NAME: &str = "metadata.json";
 const TEMPORARY_NAME: &str = ".metadata.json.gigamerge";
@@ -32,6 +35,8 @@ pub(super) struct FileRecord {
     pub(super) added_at_s: i64,
     /// Why it is not merged any more.
     pub(super) set_aside: Option<String>,
+    /// Its bytes on disk, where we found it ourselves.
+    pub(super) found_size_bytes: Option<u64>,
 }
 
 /// What `metadata.json` says.
@@ -39,6 +44,8 @@ pub(super) struct FileRecord {
 pub(super) struct Metadata {
     pub(super) files: Vec<FileRecord>,
     pub(super) drop_queue: Vec<DropItem>,
+    /// Sizes of files in `drop_queue` that we found ourselves: a file of another size is another file.
+    pub(super) found_drop_sizes: HashMap<DataPath, u64>,
     /// Outputs whose bytes may be there though no entry names them.
     pub(super) pending: Vec<DataPath>,
     /// Top-level fields that we do not know.
@@ -70,6 +77,7 @@ pub(super) fn read(
     dir: &Path,
     layer: &LayerName,
     table: &TableRef,
+    partition: &PartitionDir,
 ) -> Result<Metadata, CatalogError> {
     let path = dir.join(FILE_NAME);
     let malformed = |reason: String| CatalogError::Malformed {
@@ -105,7 +113,9 @@ pub(super) fn read(
     };
     let mut metadata = Metadata::default();
     for item in take_array(&mut top, "files").map_err(&malformed)? {
-        match file_record(&item, layer, table) {
+        match file_record(&item, layer, table)
+            .filter(|record| record.entry.path.dir() == *partition)
+        {
             Some(record) => metadata.files.push(record),
             None => metadata.foreign_files.push(item),
         }
@@ -113,7 +123,13 @@ pub(super) fn read(
     metadata.files.sort_by_key(|record| record.id);
     for item in take_array(&mut top, "drop_queue").map_err(&malformed)? {
         match drop_item(&item, layer, table) {
-            Some(drop) => metadata.drop_queue.push(drop),
+            Some(drop) => {
+                let size = item.get("found_size_bytes").and_then(Value::as_u64);
+                metadata
+                    .found_drop_sizes
+                    .extend(size.map(|bytes| (drop.path.clone(), bytes)));
+                metadata.drop_queue.push(drop);
+            }
             None => metadata.foreign_drops.push(item),
         }
     }
@@ -170,7 +186,11 @@ fn to_text(table: &TableRef, metadata: &Metadata) -> Result<Vec<u8>, serde_json:
     let entries = || metadata.files.iter().map(|record| &record.entry);
     let mut files: Vec<Value> = metadata.files.iter().map(file_value).collect();
     files.extend(metadata.foreign_files.iter().cloned());
-    let mut drops: Vec<Value> = metadata.drop_queue.iter().map(drop_value).collect();
+    let mut drops: Vec<Value> = metadata
+        .drop_queue
+        .iter()
+        .map(|drop| drop_value(drop, metadata.found_drop_sizes.get(&drop.path)))
+        .collect();
     drops.extend(metadata.foreign_drops.iter().cloned());
     let mut top = metadata.extra.clone();
     top.entry("wal_sequence").or_insert_with(|| json!(0));
@@ -215,7 +235,7 @@ fn take_array(top: &mut Map<String, Value>, key: &str) -> Result<Vec<Value>, Str
     }
 }
 
-const ENTRY_FIELDS: [&str; 16] = [
+const ENTRY_FIELDS: [&str; 17] = [
     "id",
     "layer",
     "database",
@@ -231,6 +251,7 @@ const ENTRY_FIELDS: [&str; 16] = [
     "writer_id",
     "added_at_s",
     "set_aside",
+    "found_size_bytes",
     "cmd",
 ];
 
@@ -256,8 +277,8 @@ fn file_record(item: &Value, layer: &LayerName, table: &TableRef) -> Option<File
     Some(FileRecord {
         id: unsigned("id").unwrap_or(0),
         entry: IndexEntry {
-            layer: text("layer")
-                .map_or_else(|| Some(layer.clone()), |name| LayerName::parse(name).ok())?,
+            // The folder decides: a layer may have been renamed since.
+            layer: layer.clone(),
             table: table.clone(),
             path: DataPath::parse(text("path")?).ok()?,
             size_bytes: unsigned("size_bytes")?,
@@ -274,8 +295,11 @@ fn file_record(item: &Value, layer: &LayerName, table: &TableRef) -> Option<File
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
         },
-        added_at_s: number("added_at_s").unwrap_or(chunk_time_ns / 1_000_000_000),
+        added_at_s: number("added_at_s")
+            .unwrap_or(chunk_time_ns / 1_000_000_000)
+            .min(now_s()),
         set_aside: text("set_aside").map(str::to_owned),
+        found_size_bytes: unsigned("found_size_bytes"),
     })
 }
 
@@ -308,6 +332,9 @@ fn file_value(record: &FileRecord) -> Value {
     if let Some(reason) = &record.set_aside {
         fields.insert("set_aside".to_owned(), json!(reason));
     }
+    if let Some(bytes) = record.found_size_bytes {
+        fields.insert("found_size_bytes".to_owned(), json!(bytes));
+    }
     Value::Object(fields)
 }
 
@@ -324,10 +351,7 @@ fn drop_item(item: &Value, layer: &LayerName, table: &TableRef) -> Option<DropIt
     Some(DropItem {
         id: PlanId::new(text("id", "ID").unwrap_or_default()),
         table: table.clone(),
-        layer: match text("layer", "Layer") {
-            None => layer.clone(),
-            Some(name) => LayerName::parse(name).ok()?,
-        },
+        layer: layer.clone(),
         writer: WriterId::parse(text("writer_id", "WriterID").unwrap_or_default()).ok()?,
         path: DataPath::parse(text("path", "Path")?).ok()?,
         due_s: field("time_s", "TimeS")
@@ -336,8 +360,8 @@ fn drop_item(item: &Value, layer: &LayerName, table: &TableRef) -> Option<DropIt
     })
 }
 
-fn drop_value(drop: &DropItem) -> Value {
-    json!({
+fn drop_value(drop: &DropItem, found_size_bytes: Option<&u64>) -> Value {
+    let mut value = json!({
         "id": drop.id.as_str(),
         "writer_id": drop.writer.as_str(),
         "layer": drop.layer.as_str(),
@@ -345,7 +369,11 @@ fn drop_value(drop: &DropItem) -> Value {
         "table": drop.table.table(),
         "path": drop.path.as_str(),
         "time_s": drop.due_s,
-    })
+    });
+    if let Some(bytes) = found_size_bytes {
+        value["found_size_bytes"] = json!(bytes);
+    }
+    value
 }
 
 #[cfg(test)]
@@ -357,6 +385,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let table = TableRef::new("db", "cpu").unwrap();
         let layer = LayerName::parse("hot").unwrap();
+        let partition = PartitionDir::parse("a").unwrap();
         let text = json!({
             "type": "cpu", "wal_sequence": 7, "colour": "green",
             "drop_queue": [
@@ -371,11 +400,14 @@ mod tests {
             ],
         });
         fs::write(folder.path().join(FILE_NAME), text.to_string()).unwrap();
-        let metadata = read(folder.path(), &layer, &table).unwrap();
+        let metadata = read(folder.path(), &layer, &table, &partition).unwrap();
         assert_eq!(metadata.files[0].added_at_s, 1_700_000_000);
         assert_eq!(metadata.drop_queue[0].due_s, 5);
         replace(folder.path(), &table, &metadata).unwrap();
-        assert_eq!(read(folder.path(), &layer, &table).unwrap(), metadata);
+        assert_eq!(
+            read(folder.path(), &layer, &table, &partition).unwrap(),
+            metadata
+        );
         let written: Value =
             serde_json::from_slice(&fs::read(folder.path().join(FILE_NAME)).unwrap()).unwrap();
         assert_eq!(written["colour"], "green");
@@ -394,9 +426,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(FILE_NAME), "{\"files\": [").unwrap();
         let table = TableRef::new("db", "cpu").unwrap();
-        let error = read(folder.path(), &LayerName::default(), &table)
-            .unwrap_err()
-            .to_string();
+        let error = read(
+            folder.path(),
+            &LayerName::default(),
+            &table,
+            &PartitionDir::parse("a").unwrap(),
+        )
+        .unwrap_err()
+        .to_string();
         assert!(error.contains("not JSON"), "{error}");
         assert_eq!(
             fs::read_to_string(folder.path().join(FILE_NAME)).unwrap(),

@@ -18,7 +18,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -105,6 +108,7 @@ impl JsonCatalog {
             scan: Mutex::new(refresh::ScanMemory::default()),
             locks: Mutex::new(locks),
             is_read_only,
+            is_closed: AtomicBool::new(false),
         });
         let catalog = Self { inner };
         catalog.refresh().await?;
@@ -281,6 +285,9 @@ impl Catalog for JsonCatalog {
     }
 
     fn close(&self) {
+        let partitions = guard(&self.inner.partitions);
+        self.inner.is_closed.store(true, Ordering::Release);
+        drop(partitions);
         guard(&self.inner.locks).clear();
     }
 

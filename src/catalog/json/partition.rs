@@ -5,7 +5,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::PathBuf,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
 };
 
 use crate::{
@@ -45,7 +47,7 @@ impl Partition {
         is_read_only: bool,
     ) -> Result<Self, CatalogError> {
         let stamp = metadata_file::stamp(&folder);
-        let metadata = metadata_file::read(&folder, &layer, &table)?;
+        let metadata = metadata_file::read(&folder, &layer, &table, &dir)?;
         let mut partition = Self {
             layer,
             table,
@@ -79,7 +81,12 @@ impl Partition {
             tracing::warn!(folder = %self.folder.display(), "metadata.json was removed; it is written again from memory");
             metadata_file::replace(&self.folder, &self.table, &self.metadata)?;
         } else {
-            self.set_metadata(metadata_file::read(&self.folder, &self.layer, &self.table)?);
+            self.set_metadata(metadata_file::read(
+                &self.folder,
+                &self.layer,
+                &self.table,
+                &self.dir,
+            )?);
         }
         self.stamp = metadata_file::stamp(&self.folder);
         Ok(())
@@ -89,8 +96,11 @@ impl Partition {
         self.reload_if_changed()?;
         let mut next = self.metadata.clone();
         apply(&mut next);
+        let finished = &self.finished_drops;
         next.drop_queue
-            .retain(|drop| !self.finished_drops.contains(&drop.path));
+            .retain(|drop| !finished.contains(&drop.path));
+        next.found_drop_sizes
+            .retain(|path, _| !finished.contains(path));
         if next == self.metadata {
             return Ok(());
         }
@@ -98,7 +108,12 @@ impl Partition {
             && let Err(error) = metadata_file::replace(&self.folder, &self.table, &next)
         {
             // The rename may have happened before the error: what is on disk is true.
-            self.reload_if_changed()?;
+            // When that cannot be read, nobody knows.
+            self.reload_if_changed()
+                .map_err(|unknown| CatalogError::Unavailable {
+                    context: "reading metadata.json after a failed write".to_owned(),
+                    reason: unknown.to_string(),
+                })?;
             if self.metadata != next {
                 return Err(error);
             }
@@ -113,9 +128,14 @@ impl Partition {
         self.metadata.files.iter().map(|record| &record.entry)
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Whether somebody removed the whole folder.
     pub(super) fn is_gone(&self) -> bool {
-        !self.folder.exists()
+        // Any other error may pass.
+        matches!(self.folder.try_exists(), Ok(false))
     }
 
     pub(super) fn set_aside_count(&self) -> usize {
@@ -134,7 +154,25 @@ impl Partition {
     /// outputs before their commit.
     pub(super) fn unindexed(&self) -> HashSet<&DataPath> {
         let dropped = self.metadata.drop_queue.iter().map(|drop| &drop.path);
-        dropped.chain(&self.metadata.pending).collect()
+        dropped
+            .filter(|path| !self.finished_drops.contains(path))
+            .chain(&self.metadata.pending)
+            .collect()
+    }
+
+    /// Adds files that were found in the folder; their sizes are those on disk.
+    pub(super) fn register_found(
+        &mut self,
+        found: &[(IndexEntry, i64)],
+    ) -> Result<(), CatalogError> {
+        self.change(|metadata| {
+            for (entry, added_at_s) in found {
+                push_file(metadata, entry.clone(), *added_at_s);
+                if let Some(record) = metadata.files.last_mut() {
+                    record.found_size_bytes = Some(record.entry.size_bytes);
+                }
+            }
+        })
     }
 
     /// Adds or replaces entries, each with the time from which its plan's timeout counts (Unix seconds);
@@ -175,8 +213,23 @@ impl Partition {
             .collect()
     }
 
-    pub(super) fn forget_pending(&mut self, paths: &[DataPath]) -> Result<(), CatalogError> {
-        self.change(|metadata| metadata.pending.retain(|path| !paths.contains(path)))
+    /// Removes outputs that were announced and never committed, and forgets those that are gone for sure:
+    /// one that stays would be taken for a new file.
+    pub(super) fn remove_announced(&mut self, outputs: &[DataPath]) -> Result<u64, CatalogError> {
+        let (mut gone, mut removed_count, mut failed) = (Vec::new(), 0, None);
+        for output in outputs.iter().filter(|output| self.entry(output).is_none()) {
+            let path = self.folder.join(output.file_name());
+            match fs::remove_file(&path) {
+                Ok(()) => {
+                    removed_count += 1;
+                    gone.push(output.clone());
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => gone.push(output.clone()),
+                Err(source) => failed = Some(CatalogError::Io { path, source }),
+            }
+        }
+        self.change(|metadata| metadata.pending.retain(|path| !gone.contains(path)))?;
+        failed.map_or(Ok(removed_count), Err)
     }
 }
 
@@ -197,15 +250,20 @@ pub(super) fn push_file(metadata: &mut Metadata, entry: IndexEntry, added_at_s: 
         entry,
         added_at_s,
         set_aside: None,
+        found_size_bytes: None,
     });
 }
 
 pub(super) fn remove_files(metadata: &mut Metadata, paths: &[DataPath], due_s: i64) {
     let removed: HashSet<&DataPath> = paths.iter().collect();
     let queue = &mut metadata.drop_queue;
+    let sizes = &mut metadata.found_drop_sizes;
     metadata.files.retain(|record| {
         let goes = removed.contains(&record.entry.path);
         if goes {
+            if let Some(bytes) = record.found_size_bytes {
+                sizes.insert(record.entry.path.clone(), bytes);
+            }
             queue.push(DropItem {
                 id: PlanId::random(),
                 table: record.entry.table.clone(),

@@ -101,6 +101,7 @@ mod tests {
             },
             added_at_s,
             set_aside: None,
+            found_size_bytes: None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -21,23 +21,56 @@ use crate::{
 /// A folder that changed this recently may change again within the same clock tick.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
+/// A refused file that did not change is probed again after this, without another report.
+const LOOK_AGAIN_TIME: Duration = Duration::from_secs(60);
+
+/// What a file looked like when it was refused.
+#[derive(Debug)]
+struct Report {
+    seen: (u64, Option<SystemTime>),
+    at: Instant,
+}
+
 /// What the last looks saw, so that the next is cheap and says nothing twice.
 #[derive(Debug, Default)]
 pub(super) struct ScanMemory {
     /// Folder → its modification time when everything in it was accounted for.
     settled: HashMap<PathBuf, SystemTime>,
-    /// File → size and modification time when it was reported.
-    reported: HashMap<PathBuf, (u64, Option<SystemTime>)>,
+    /// Files that were refused.
+    reported: HashMap<PathBuf, Report>,
     /// Folders whose metadata cannot be used.
     broken: HashSet<PathBuf>,
     /// Orphans are those of processes before this one: looked for once per partition.
     swept: HashSet<PathBuf>,
 }
 
+impl ScanMemory {
+    fn forget(&mut self, folder: &Path) {
+        self.settled.remove(folder);
+        self.broken.remove(folder);
+        self.swept.remove(folder);
+    }
+
+    /// Whether a file was refused a short while ago and has not changed since. After that it gets another
+    /// look: what was wrong may have been a permission, a full table of open files, or our settings.
+    fn was_just_refused(&self, path: &Path) -> bool {
+        self.reported.get(path).is_some_and(|report| {
+            report.seen == size_and_time(path) && report.at.elapsed() < LOOK_AGAIN_TIME
+        })
+    }
+}
+
 pub(super) fn refresh(inner: &Inner) -> Result<Refreshed, CatalogError> {
     let mut memory = guard(&inner.scan);
     let mut refreshed = Refreshed::default();
-    guard(&inner.partitions).retain(|_, partition| !partition.is_gone());
+    guard(&inner.partitions).retain(|_, partition| {
+        let is_gone = partition.is_gone();
+        if is_gone {
+            // It may come back as it was.
+            memory.forget(partition.folder());
+        }
+        !is_gone
+    });
     for (layer, root) in &inner.layers {
         for partition in discovery::partitions(root)? {
             if memory.settled.get(&partition.folder) == partition.modified.as_ref()
@@ -58,6 +91,7 @@ pub(super) fn refresh(inner: &Inner) -> Result<Refreshed, CatalogError> {
             }
         }
     }
+    memory.reported.retain(|path, _| path.exists());
     Ok(refreshed)
 }
 
@@ -88,11 +122,7 @@ fn refresh_partition(
             FoundFile::Other(path, reason) => report(memory, refreshed, &path, &reason),
             FoundFile::Data(path) => {
                 let full = found.folder.join(path.file_name());
-                if memory
-                    .reported
-                    .get(&full)
-                    .is_some_and(|seen| *seen == size_and_time(&full))
-                {
+                if memory.was_just_refused(&full) {
                     is_settled = false;
                     continue;
                 }
@@ -114,9 +144,7 @@ fn refresh_partition(
     }
     if !new.is_empty() {
         refreshed.registered_count += new.len() as u64;
-        inner.with_partition(&found.table, &found.dir, layer, |p| {
-            p.batch(&new, &[], now_s(), 0)
-        })?;
+        inner.with_partition(&found.table, &found.dir, layer, |p| p.register_found(&new))?;
     }
     settle(found, memory, is_settled);
     Ok(())
@@ -153,25 +181,29 @@ fn sweep_orphans(
         .flatten()
         .cloned()
         .collect();
-    inner.with_partition(&found.table, &found.dir, layer, |partition| {
+    let removed_count = inner.with_partition(&found.table, &found.dir, layer, |partition| {
         let mut orphans = partition.orphans();
         orphans.retain(|orphan| !live.contains(orphan));
-        for orphan in &orphans {
-            let path = found.folder.join(orphan.file_name());
-            match fs::remove_file(&path) {
-                Ok(()) => tracing::info!(file = %path.display(), "removed the output of an interrupted merge"),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(source) => return Err(CatalogError::Io { path, source }),
-            }
-        }
-        partition.forget_pending(&orphans)?;
-        Ok(orphans.len() as u64)
-    })
+        partition.remove_announced(&orphans)
+    })?;
+    if removed_count > 0 {
+        tracing::info!(folder = %found.folder.display(), files = removed_count,
+            "removed outputs of interrupted merges");
+    }
+    Ok(removed_count)
 }
 
 fn report(memory: &mut ScanMemory, refreshed: &mut Refreshed, path: &Path, reason: &str) {
-    let seen = size_and_time(path);
-    if memory.reported.insert(path.to_owned(), seen).is_none() {
+    // Deleted since the folder was listed: nothing to report.
+    if matches!(path.try_exists(), Ok(false)) {
+        return;
+    }
+    let report = Report {
+        seen: size_and_time(path),
+        at: Instant::now(),
+    };
+    let is_known = memory.reported.insert(path.to_owned(), report).is_some();
+    if !is_known {
         refreshed.left_alone_count += 1;
         tracing::warn!(file = %path.display(), reason, "file is left alone");
     }

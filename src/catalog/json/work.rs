@@ -11,6 +11,9 @@ use crate::{
     model::{DataPath, DropItem, IndexEntry, Iteration, MergePlan, MergeQueue, PlanId},
 };
 
+/// Files of a plan that ended without any change are planned again after this.
+const NOTHING_DONE_DELAY: Duration = Duration::from_secs(60);
+
 impl Partition {
     fn plans(&self, policy: &Policy, only: Option<Iteration>) -> Vec<PlannedMerge> {
         let taken = self.merges.taken();
@@ -142,19 +145,22 @@ impl Partition {
                 set_aside(metadata, &bad.path, &bad.reason);
             }
         })?;
-        self.merges.end(token, None);
+        // A plan that changed nothing would be due again at once.
+        let changed_nothing = commit.output.is_none() && commit.set_aside.is_empty();
+        self.merges
+            .end(token, changed_nothing.then_some(NOTHING_DONE_DELAY));
         Ok(CommitOutcome::Committed)
     }
 
-    /// Frees the files of a claim after `delay`; the caller has removed the outputs that it announced.
+    /// Frees the files of a claim after `delay`, and removes the outputs that it announced.
     pub(super) fn release(
         &mut self,
         token: &str,
-        removed: &[DataPath],
+        announced: &[DataPath],
         delay: Duration,
     ) -> Result<(), CatalogError> {
         let was_held = self.merges.end(token, Some(delay));
-        self.forget_pending(removed)?;
+        self.remove_announced(announced)?;
         if was_held {
             Ok(())
         } else {
@@ -165,15 +171,15 @@ impl Partition {
     pub(super) fn fail(
         &mut self,
         token: &str,
-        removed: &[DataPath],
+        announced: &[DataPath],
         reason: &str,
     ) -> Result<(), CatalogError> {
         let paths = self.merges.paths(token).ok_or_else(|| self.lease_lost())?;
+        self.remove_announced(announced)?;
         self.change(|metadata| {
             for path in &paths {
                 set_aside(metadata, path, reason);
             }
-            metadata.pending.retain(|path| !removed.contains(path));
         })?;
         self.merges.end(token, None);
         Ok(())
@@ -200,6 +206,14 @@ impl Partition {
             .take(limit)
             .cloned()
             .collect();
+        let (due, reused): (Vec<DropItem>, Vec<DropItem>) = due
+            .into_iter()
+            .partition(|drop| self.is_the_same_file(drop));
+        for drop in reused {
+            tracing::warn!(table = %drop.table, file = %drop.path,
+                "a writer used this name again; the new file is kept, but names must be unique");
+            self.finished_drops.insert(drop.path);
+        }
         let drops = &mut self.drops;
         due.into_iter()
             .map(|drop| {
@@ -207,6 +221,18 @@ impl Partition {
                 (drop, token)
             })
             .collect()
+    }
+
+    /// False when another file lies under the name of a replaced one.
+    fn is_the_same_file(&self, drop: &DropItem) -> bool {
+        let file = self.folder().join(drop.path.file_name());
+        match (
+            self.metadata.found_drop_sizes.get(&drop.path),
+            std::fs::symlink_metadata(file),
+        ) {
+            (Some(bytes), Ok(found)) => found.len() == *bytes,
+            _ => true,
+        }
     }
 
     pub(super) fn finish_drops(
