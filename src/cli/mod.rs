@@ -3,6 +3,7 @@
 
 pub mod check_config;
 pub mod demo;
+pub mod import;
 pub mod ls;
 pub mod once;
 mod output;
@@ -68,6 +69,16 @@ pub enum Command {
     /// Times select files that overlap them, edges included. Locks and changes nothing; may run
     /// beside the daemon.
     Query(query::QueryArgs),
+    /// Register Parquet files that are there already, from their footers.
+    ///
+    /// Files in the table's folder of a layer stay where they are. Files elsewhere are copied into
+    /// their own key=value folders, or into date=…/hour=… of their smallest time, and the
+    /// originals stay. A file that was imported before is left alone, even if it was merged since.
+    /// Files that cannot be read are reported and skipped (exit code 1).
+    ///
+    /// The embedded catalog is locked meanwhile: stop the daemon first. On Redis, stop programs
+    /// that write this table without registering their files first.
+    Import(import::ImportArgs),
     /// List the Lua scripts that run in Redis, or print one, for writers in any language.
     ///
     /// Needs no configuration: `gigamerge scripts patch_index | redis-cli -x script load`.
