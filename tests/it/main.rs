@@ -12,6 +12,7 @@
 )]
 
 mod catalog_suite;
+mod commands;
 mod config_messages;
 mod daemon_signals;
 mod demo;
