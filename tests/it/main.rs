@@ -19,6 +19,8 @@ mod demo;
 mod embedded_run;
 mod golden;
 mod guide;
+mod hour;
+mod imports;
 mod merge_duckdb;
 mod merge_edges;
 mod merge_files;
