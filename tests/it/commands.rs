@@ -594,3 +594,18 @@ fn assert_same_rows_unsorted(a: &Place, b: &Place) {
     };
     assert_eq!(contents(a), contents(b));
 }
+
+#[test]
+fn a_url_where_a_folder_is_asked_for_is_refused_without_showing_its_password() {
+    let place = Place::embedded();
+    for flag in [&[][..], &["--from-catalog"]] {
+        let mut arguments = vec!["import", "db", "cpu", "redis://:hunter2@127.0.0.1:1/0"];
+        arguments.extend(flag);
+        let (code, out, err) = place.run(&arguments);
+        assert_eq!(code, 1);
+        assert!(
+            !out.contains("hunter2") && !err.contains("hunter2"),
+            "{out}{err}"
+        );
+    }
+}

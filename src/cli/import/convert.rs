@@ -21,6 +21,11 @@ use crate::{
 /// Longest wait for an answer of a Redis that is converted from.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Whether a source is a server and not a folder.
+pub(super) fn is_url(source: &Secret) -> bool {
+    source.0.contains("://")
+}
+
 /// What other catalogs say of one table.
 pub(super) struct Converted {
     pub(super) items: Vec<Item>,
@@ -48,7 +53,7 @@ pub(super) async fn read(
         None => None,
     };
     for source in &args.sources {
-        let root = (!source.contains("://")).then(|| PathBuf::from(source));
+        let root = (!is_url(source)).then(|| PathBuf::from(&source.0));
         let (catalog, shown) = match &root {
             Some(root) => folder(root, args, config).await?,
             None => redis(source, config)?,
@@ -107,13 +112,12 @@ async fn folder(root: &Path, args: &ImportArgs, config: &Config) -> Result<Opene
     Ok((Arc::new(catalog), root.display().to_string()))
 }
 
-fn redis(url: &str, config: &Config) -> Result<Opened, ImportError> {
-    let url = Secret(url.to_owned());
-    if matches!(&config.catalog, CatalogConfig::Redis(own) if own.url == url) {
+fn redis(url: &Secret, config: &Config) -> Result<Opened, ImportError> {
+    if matches!(&config.catalog, CatalogConfig::Redis(own) if own.url == *url) {
         return Err(ImportError::SameCatalog);
     }
     let redis = RedisConfig {
-        url,
+        url: url.clone(),
         timeout: TIMEOUT,
     };
     let catalog = RedisCatalog::connect(&redis, Arc::new(config.policy()))?;

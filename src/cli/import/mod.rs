@@ -35,7 +35,7 @@ use self::{
 use super::{CommonArgs, output::PrintError};
 use crate::{
     catalog::{Catalog, CatalogError, EntryFilter, json::JsonCatalog},
-    config::{CatalogConfig, Config},
+    config::{CatalogConfig, Config, Secret},
     daemon::{self, Access, DaemonError},
     model::{
         DataPath, IndexEntry, Iteration, LayerName, ModelError, PartitionDir, TableRef, WriterId,
@@ -59,8 +59,10 @@ pub struct ImportArgs {
     pub table: String,
     /// Folders (looked through with all below them) or files. With --from-catalog: a lake's root folder
     /// with metadata.json files, or the URL of a Redis.
-    #[arg(value_name = "DIR", required = true)]
-    pub sources: Vec<String>,
+    ///
+    /// Other users of this machine can see command lines: a password in a URL is not hidden from them.
+    #[arg(value_name = "DIR", required = true, value_parser = super::secret)]
+    pub sources: Vec<Secret>,
     /// The layer that the files go to. Without it, the one that DIR lies in, or the first.
     #[arg(long, value_name = "NAME")]
     pub layer: Option<String>,
@@ -116,6 +118,9 @@ pub enum ImportError {
         /// The lock file.
         path: PathBuf,
     },
+    /// A catalog's URL where folders are asked for.
+    #[error("a URL is another catalog: add --from-catalog; else name folders or files")]
+    UrlWithoutFlag,
     /// The source and the configured catalog are one.
     #[error("--from-catalog names the configured catalog itself; name the one to convert from")]
     SameCatalog,
@@ -158,6 +163,9 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> ImportError {
 /// Imports, and prints what was done. Fails at the end when a file was left out.
 pub async fn run(args: &ImportArgs, config: Config) -> Result<(), ImportError> {
     let table = TableRef::new(&args.database, &args.table)?;
+    if !args.from_catalog && args.sources.iter().any(convert::is_url) {
+        return Err(ImportError::UrlWithoutFlag);
+    }
     // Before logging starts: the same oddities are told when the catalog is opened for real.
     let known_before = registered_before(&config, &table).await?;
     logging::start(&config.log);
@@ -257,7 +265,12 @@ impl<'a> Import<'a> {
     async fn files(&mut self) -> Result<(), ImportError> {
         let layers = &self.context.layers;
         let skip = find::unfinished(layers, &self.table);
-        let roots: Vec<PathBuf> = self.args.sources.iter().map(PathBuf::from).collect();
+        let roots: Vec<PathBuf> = self
+            .args
+            .sources
+            .iter()
+            .map(|source| PathBuf::from(&source.0))
+            .collect();
         let mut found = Vec::new();
         for file in find::files(&roots, &skip, find::is_parquet)? {
             match find::place(file, layers, self.layer.as_ref(), &self.table) {
