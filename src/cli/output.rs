@@ -61,10 +61,12 @@ impl<const N: usize> Table<N> {
             let mut line = String::new();
             for (column, cell) in row.iter().enumerate() {
                 let width = widths[column];
-                line.push_str(&match self.align[column] {
-                    Align::Left => format!("{cell:<width$}  "),
-                    Align::Right => format!("{cell:>width$}  "),
-                });
+                let cell = match self.align[column] {
+                    Align::Left => format!("{cell:<width$}"),
+                    Align::Right => format!("{cell:>width$}"),
+                };
+                line.push_str(&cell);
+                line.push_str("  ");
             }
             writeln!(out, "{}", line.trim_end())?;
         }

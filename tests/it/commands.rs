@@ -609,3 +609,26 @@ fn a_url_where_a_folder_is_asked_for_is_refused_without_showing_its_password() {
         );
     }
 }
+
+#[test]
+fn many_files_are_registered_in_place_on_redis_while_a_daemon_merges_them() {
+    let place = Place::redis();
+    for seed in 0..300 {
+        place.lake.drop_file("cpu", seed, 20);
+    }
+    let kept = place
+        .lake
+        .keep_copy("cpu", &place.folder.path().join("kept"));
+    let program = Program::start(&["run", "--config", &place.config]);
+    // The first pieces are being merged while the last ones are registered.
+    let data = place.data().display().to_string();
+    let out = place.ok(&["import", "db", "cpu", &data]);
+    assert!(
+        out.contains("registered: 300 files (300 in place, 0 copied), 6000 rows"),
+        "{out}"
+    );
+    drop(program);
+    place.merge_all();
+    let outputs: Vec<PathBuf> = parquet_files(&place.data());
+    assert_same_rows(&outputs, &kept);
+}

@@ -10,7 +10,11 @@ use std::{
 
 use serde_json::Value;
 
-use super::{ImportArgs, ImportError, Item, Source, find, io_at};
+use super::{
+    ImportArgs, ImportError, find,
+    importer::{Item, Source},
+    io_at,
+};
 use crate::{
     catalog::{Catalog, EntryFilter, json::JsonCatalog, redis::RedisCatalog},
     config::{CatalogConfig, Config, RedisConfig, Secret},
@@ -32,7 +36,7 @@ pub(super) struct Converted {
     /// What could not be taken, with the reason.
     pub(super) bad: Vec<(String, String)>,
     /// Embedded sources stay locked until all is registered.
-    _sources: Vec<Arc<dyn Catalog>>,
+    pub(super) sources: Vec<Arc<dyn Catalog>>,
 }
 
 /// Reads the entries of each source, which must be at rest: no merge runs, no delete waits. Otherwise
@@ -45,7 +49,7 @@ pub(super) async fn read(
     let mut converted = Converted {
         items: Vec::new(),
         bad: Vec::new(),
-        _sources: Vec::new(),
+        sources: Vec::new(),
     };
     let layers = Layers::new(&config.layers);
     let wanted = match &args.layer {
@@ -83,7 +87,7 @@ pub(super) async fn read(
                 Err(bad) => converted.bad.push(bad),
             }
         }
-        converted._sources.push(catalog);
+        converted.sources.push(catalog);
     }
     Ok(converted)
 }

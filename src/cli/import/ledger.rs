@@ -124,7 +124,7 @@ impl Ledger {
         let lines = paths
             .iter()
             .map(|path| json!({"state": "begun", "path": path.as_str()}));
-        self.record(lines.collect())
+        self.record(&lines.collect::<Vec<_>>())
     }
 
     /// The index names these files.
@@ -145,13 +145,19 @@ impl Ledger {
             }
             line
         });
-        self.record(lines.collect())
+        self.record(&lines.collect::<Vec<_>>())
     }
 
-    fn record(&mut self, records: Vec<Value>) -> Result<(), ImportError> {
-        let text: String = records.iter().map(|record| format!("{record}\n")).collect();
+    fn record(&mut self, records: &[Value]) -> Result<(), ImportError> {
+        let mut text = String::new();
+        for record in records {
+            text.push_str(&record.to_string());
+            text.push('\n');
+        }
         self.append(&text)?;
-        records.iter().for_each(|record| self.learn(record));
+        for record in records {
+            self.learn(record);
+        }
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::{fmt::Display, path::Path};
 
 use indicatif::ProgressBar;
 
-use super::{ImportError, Item};
+use super::{ImportError, importer::Item};
 use crate::{
     cli::output::{print, size_text},
     model::IndexEntry,
