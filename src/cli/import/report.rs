@@ -22,6 +22,7 @@ pub(super) struct Report {
     before: u64,
     empty: u64,
     twins: u64,
+    gone: u64,
     bad: u64,
 }
 
@@ -37,6 +38,7 @@ impl Default for Report {
             before: 0,
             empty: 0,
             twins: 0,
+            gone: 0,
             bad: 0,
         }
     }
@@ -69,6 +71,11 @@ impl Report {
 
     pub(super) fn empty(&mut self) {
         self.empty += 1;
+    }
+
+    /// A file that a merge replaced, and that was deleted, while the import ran.
+    pub(super) fn gone(&mut self) {
+        self.gone += 1;
     }
 
     pub(super) fn imported_before(&mut self) {
@@ -130,6 +137,7 @@ impl Report {
             ("imported before, and merged since", self.before),
             ("left out as copies of others", self.twins),
             ("left out because they have no rows", self.empty),
+            ("deleted meanwhile", self.gone),
             ("skipped", self.bad),
         ] {
             if count > 0 {

@@ -1,5 +1,7 @@
 //! The steps of an import, for one piece of files after the other.
 
+mod decisions;
+
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
@@ -15,13 +17,12 @@ use uuid::Uuid;
 use super::{
     ImportArgs, ImportError, convert,
     copy::{partition_of, stage, stamp, text},
-    decide::{Decision, Facts, decide},
+    decide::Decision,
     find::{self, Found, Place},
     ledger::{ContentHash, Ledger, SourceStamp},
     report::Report,
 };
 use crate::{
-    catalog::EntryFilter,
     daemon,
     model::{DataPath, IndexEntry, Iteration, LayerName, PartitionDir, TableRef, WriterId},
     storage::{Layer, StorageError},
@@ -188,6 +189,8 @@ impl<'a> Import<'a> {
             };
             match item {
                 Ok(item) => items.push(item),
+                // Replaced and deleted since the folder was listed.
+                Err(_) if !file.file.exists() => self.report.gone(),
                 Err(reason) => self.report.bad(&file.file.display(), &reason),
             }
         }
@@ -317,91 +320,6 @@ impl<'a> Import<'a> {
         self.register(to_register).await
     }
 
-    /// Which of these files are not in the index, while no merge runs and no delete waits. Asked before the first
-    /// is registered: afterwards a daemon merges what came in, and something always is under way.
-    async fn free_of(&self, paths: Vec<DataPath>) -> Result<HashSet<DataPath>, ImportError> {
-        if paths.is_empty() {
-            return Ok(HashSet::new());
-        }
-        let catalog = &self.context.catalog;
-        let before = catalog.resolve(&self.table, &paths).await?;
-        let depths = catalog.queue_depths().await?;
-        let under_way = depths.merges_processing_count
-            + depths.drops_idle_count
-            + depths.drops_processing_count;
-        if under_way > 0 {
-            return Ok(HashSet::new());
-        }
-        // Again: a merge may have committed between the two questions.
-        let after = catalog.resolve(&self.table, &paths).await?;
-        let free = paths.into_iter().zip(before.iter().zip(&after));
-        Ok(free
-            .filter(|(_, (before, after))| before.is_none() && after.is_none())
-            .map(|(path, _)| path)
-            .collect())
-    }
-
-    async fn decide_all(&mut self, items: &[Item]) -> Result<Vec<Decision>, ImportError> {
-        let context = Arc::clone(&self.context);
-        let catalog = &context.catalog;
-        let paths: Vec<DataPath> = items.iter().map(|item| item.entry.path.clone()).collect();
-        let indexed = catalog.resolve(&self.table, &paths).await?;
-        let unknown = items
-            .iter()
-            .zip(&indexed)
-            .filter(|(item, entry)| {
-                entry.is_none() && !self.free.contains(&item.entry.path) && is_there(&context, item)
-            })
-            .map(|(item, _)| item.entry.path.clone());
-        let free = self.free_of(unknown.collect()).await?;
-        let mut decisions = Vec::with_capacity(items.len());
-        for (item, entry) in items.iter().zip(indexed) {
-            let path = &item.entry.path;
-            if entry.is_some() {
-                decisions.push(Decision::Indexed);
-                continue;
-            }
-            let is_quiet = self.free.contains(path) || free.contains(path);
-            let ledger = self.ledger(&item.entry.layer)?;
-            decisions.push(decide(Facts {
-                is_indexed: false,
-                is_staged: ledger.staged(path).exists(),
-                recorded: ledger.state(path),
-                has_source: item.source.is_some(),
-                is_quiet,
-                // Last: what was deleted meanwhile is not there any more.
-                is_published: is_published(&context, item)?,
-            }));
-        }
-        Ok(decisions)
-    }
-
-    /// Why a file in the table's folder may be what a merge left behind. Programs that merge without
-    /// deleting exist, and so do catalogs that were lost.
-    async fn doubt(&mut self, item: &Item) -> Result<Option<String>, ImportError> {
-        if item.is_vouched || self.args.assume_live {
-            return Ok(None);
-        }
-        let dir = item.entry.path.dir();
-        let mut highest = self.iterations.get(&dir).copied().unwrap_or(Iteration(0));
-        // Once: later the index also holds what was merged of this import's own files.
-        if self.asked.insert(dir.clone()) {
-            let filter = EntryFilter {
-                folder: Some(dir.to_string()),
-                ..EntryFilter::default()
-            };
-            let indexed = self.context.catalog.entries(&self.table, &filter).await?;
-            let here = indexed.iter().filter(|entry| entry.path.dir() == dir);
-            highest = here
-                .map(|entry| entry.path.iteration())
-                .fold(highest, Ord::max);
-            self.iterations.insert(dir, highest);
-        }
-        Ok((highest > item.entry.path.iteration()).then(|| {
-            format!("a file of iteration {highest} lies beside it and may hold its rows already; if you know that it does not, import with --assume-live")
-        }))
-    }
-
     /// Copies, records, gives the copies their names.
     fn publish(&mut self, items: Vec<(Item, Decision)>) -> Result<Vec<Item>, ImportError> {
         let mut staged: HashMap<LayerName, Vec<Item>> = HashMap::new();
@@ -462,16 +380,6 @@ impl<'a> Import<'a> {
         }
         Ok(())
     }
-}
-
-fn is_there(context: &WorkContext, item: &Item) -> bool {
-    is_published(context, item).unwrap_or(true)
-}
-
-fn is_published(context: &WorkContext, item: &Item) -> Result<bool, ImportError> {
-    let layer = context.layers.get(&item.entry.layer)?;
-    let file = layer.checked_file(&item.entry.table, &item.entry.path)?;
-    Ok(file.exists())
 }
 
 /// On a terminal only: in a log it would be noise.
