@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use gigamerge::{
-    cli::{self, Cli, Command, check_config, demo, once, plan},
+    cli::{self, Cli, Command, check_config, demo, import, ls, once, plan, query, scripts},
     config::{Config, ConfigError},
 };
 use tokio::runtime::Runtime;
@@ -43,6 +43,10 @@ fn obey(cli: &Cli, runtime: &Runtime) -> anyhow::Result<()> {
         ))?,
         Command::Once(args) => runtime.block_on(once::run(load(&args.common)?))?,
         Command::Plan(args) => runtime.block_on(plan::run(args, load(&args.common)?))?,
+        Command::Import(args) => runtime.block_on(import::run(args, load(&args.common)?))?,
+        Command::Ls(args) => runtime.block_on(ls::run(args, load(&args.common)?))?,
+        Command::Query(args) => runtime.block_on(query::run(args, load(&args.common)?))?,
+        Command::Scripts(args) => scripts::run(args)?,
         Command::Demo(args) => runtime.block_on(demo::run(args))?,
     }
     Ok(())

@@ -3,9 +3,15 @@
 
 pub mod check_config;
 pub mod demo;
+pub mod import;
+pub mod ls;
 pub mod once;
+mod output;
 pub mod plan;
+pub mod query;
 pub mod run;
+pub mod scripts;
+mod time_argument;
 
 use std::path::PathBuf;
 
@@ -54,6 +60,29 @@ pub enum Command {
     /// Everything that is wrong is listed at once on stderr, with exit code 78. Run it as the
     /// user that the daemon runs as: folders are checked with that user's rights.
     CheckConfig(CheckConfigArgs),
+    /// Show the databases of the catalog, the tables of one, or the partitions of one table.
+    ///
+    /// Locks and changes nothing; may run beside the daemon.
+    Ls(ls::LsArgs),
+    /// Show the index entries of a table: path, rows, size, time range.
+    ///
+    /// Times select files that overlap them, edges included. Locks and changes nothing; may run
+    /// beside the daemon.
+    Query(query::QueryArgs),
+    /// Register Parquet files that are there already, from their footers.
+    ///
+    /// Files in the table's folder of a layer stay where they are. Files elsewhere are copied into
+    /// their own key=value folders, or into date=…/hour=… of their smallest time, and the
+    /// originals stay. A file that was imported before is left alone, even if it was merged since.
+    /// Files that cannot be read are reported and skipped (exit code 1).
+    ///
+    /// The embedded catalog is locked meanwhile: stop the daemon first. On Redis, stop programs
+    /// that write this table without registering their files first.
+    Import(import::ImportArgs),
+    /// List the Lua scripts that run in Redis, or print one, for writers in any language.
+    ///
+    /// Needs no configuration: `gigamerge scripts patch_index | redis-cli -x script load`.
+    Scripts(scripts::ScriptsArgs),
 }
 
 /// `gigamerge run`

@@ -95,7 +95,7 @@ async fn open_catalog(config: &Config, access: Access) -> Result<Arc<dyn Catalog
                 .collect();
             let for_probe = config.clone();
             let probe =
-                Arc::new(move |table: &TableRef, file: &Path| probe(&for_probe, table, file));
+                Arc::new(move |table: &TableRef, file: &Path| probe_file(&for_probe, table, file));
             match access {
                 Access::Work => Arc::new(JsonCatalog::open(layers, policy, probe).await?),
                 Access::Look => Arc::new(JsonCatalog::open_to_look(layers, policy, probe).await?),
@@ -104,8 +104,9 @@ async fn open_catalog(config: &Config, access: Access) -> Result<Arc<dyn Catalog
     })
 }
 
-/// What the embedded catalog registers of a file that it found.
-fn probe(config: &Config, table: &TableRef, file: &Path) -> Result<ProbedFile, String> {
+/// What is registered of a file that nobody described: read from its footer, and from its values
+/// where the footer does not say. The error is a reason, without the file's name.
+pub fn probe_file(config: &Config, table: &TableRef, file: &Path) -> Result<ProbedFile, String> {
     let table = config.table(table);
     let options = table.merge_options(config.worker.memory_budget_bytes);
     let summary = merge::summarize(file, &options).map_err(|error| match error {

@@ -68,6 +68,11 @@ impl Layer {
         }
     }
 
+    /// Where copies of imported files wait for their name, and what was imported is recorded.
+    pub fn imports_folder(&self, table: &TableRef) -> PathBuf {
+        self.table_folder(table).join("imports")
+    }
+
     /// A private folder for one piece of work, in the table's `tmp`.
     pub fn workspace(&self, table: &TableRef) -> Result<Workspace, StorageError> {
         Workspace::create(&self.table_folder(table).join("tmp"))

@@ -574,7 +574,7 @@ fn check_config_prints_what_is_in_force_and_warns_aside() {
 #[test]
 fn the_configuration_file_can_be_named_in_the_environment() {
     let case = Case::new().lake("worker.max_attempts = 77");
-    let output = Command::new(env!("CARGO_BIN_EXE_gigamerge"))
+    let output = crate::support::program::command()
         .arg("check-config")
         .env("GIGAMERGE_CONFIG", case.dir.path().join("gigamerge.toml"))
         .output()

@@ -12,6 +12,7 @@
 )]
 
 mod catalog_suite;
+mod commands;
 mod config_messages;
 mod daemon_signals;
 mod demo;
@@ -20,6 +21,8 @@ mod golden;
 mod guide;
 mod kills;
 mod memory;
+mod hour;
+mod imports;
 mod merge_duckdb;
 mod merge_edges;
 mod merge_files;
