@@ -1,8 +1,9 @@
 //! Every key of the keyspace that Rust reads: built and parsed here only. (The scripts build
 //! the same names in `lua/lib/`.)
 
-use crate::model::{
-    Iteration, LayerName, MergeQueue, ModelError, PartitionDir, TableRef, WriterId,
+use crate::{
+    catalog::Policy,
+    model::{Iteration, LayerName, MergeQueue, ModelError, PartitionDir, TableRef, WriterId},
 };
 
 /// Which of a queue's lists.
@@ -71,11 +72,6 @@ pub(super) const MERGE_PATTERN: &str = "merge:*";
 /// Finds every list of deletes.
 pub(super) const DROP_PATTERN: &str = "drop:*";
 
-/// A pattern that finds the merge lists of one iteration, and few others.
-pub(super) fn merge_pattern(iteration: Iteration) -> String {
-    format!("merge:*:{iteration}:*")
-}
-
 /// The table of `folders:{db}:{table}`.
 pub(super) fn parse_folders(key: &str) -> Option<TableRef> {
     let (database, table) = key.strip_prefix("folders:")?.split_once(':')?;
@@ -116,6 +112,25 @@ pub(super) fn parse_merge_list(key: &str) -> Option<(MergeQueue, ListState)> {
     let queue = parse().ok()?;
     // Another spelling of a number would be another key.
     (queue.iteration.0 > 0 && queue.iteration.to_string() == iteration).then_some((queue, state))
+}
+
+/// The iteration of a merge list, without a look at the rest of its name.
+pub(super) fn iteration_of(key: &str) -> Option<Iteration> {
+    let number = key.strip_prefix("merge:")?.splitn(4, ':').nth(2)?;
+    number.parse().ok().map(Iteration)
+}
+
+/// Which list of a queue this is.
+pub(super) fn merge_list_state(key: &str) -> Option<ListState> {
+    ListState::split(key).map(|(_, state)| state)
+}
+
+/// Whether the writer in a list's name is served.
+pub(super) fn is_served(key: &str, policy: &Policy) -> bool {
+    ListState::split(key)
+        .and_then(|(queue, _)| queue.rsplit_once(':'))
+        .and_then(|(_, writer)| WriterId::parse(writer).ok())
+        .is_some_and(|writer| policy.serves(&writer))
 }
 
 /// A merge queue for the scripts.

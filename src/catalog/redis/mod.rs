@@ -5,6 +5,7 @@
 //! program could see half of.
 
 mod connection;
+mod finder;
 mod index;
 mod keys;
 mod queues;
@@ -51,6 +52,7 @@ pub struct RedisCatalog {
     connection: Connection,
     rules: RwLock<Arc<Rules>>,
     reports: Reports,
+    finder: tokio::sync::Mutex<finder::Finder>,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,7 @@ impl RedisCatalog {
             connection: Connection::new(config)?,
             rules: RwLock::new(Rules::new(policy)),
             reports: Reports::default(),
+            finder: tokio::sync::Mutex::default(),
         })
     }
 

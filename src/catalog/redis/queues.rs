@@ -12,8 +12,6 @@ use crate::{
     model::{ClaimedDrop, ClaimedMerge, Iteration, MergePlan, MergeQueue},
 };
 
-/// Lists that one call looks into.
-const PEEK_LISTS_MAX: usize = 500;
 /// Due plans taken from one list in one look.
 const PEEK_PLANS_MAX: usize = 128;
 /// Items of one queue that are claimed only to be set aside, in one call.
@@ -24,46 +22,28 @@ const CLAIM_DROPS_MAX: usize = 500;
 const PIPELINE_MAX: usize = 1000;
 
 impl RedisCatalog {
-    /// One `SCAN` for all tables, then a look into the lists that exist; whatever is not due
-    /// stays in the server.
+    /// Whatever is not due stays in the server (see [`finder`](super::finder)).
     pub(super) async fn find_due_merges(
         &self,
         iteration: Iteration,
         limit: usize,
     ) -> Result<Vec<MergePlan>, CatalogError> {
-        let policy = self.rules().policy.clone();
-        let pattern = keys::merge_pattern(iteration);
-        let lists: Vec<String> = self
-            .scan("looking for merge queues", &pattern)
-            .await?
-            .into_iter()
-            .filter(|key| {
-                let Some((queue, state)) = keys::parse_merge_list(key) else {
-                    let reason = "the key names no usable merge queue";
-                    self.reports.warn_once(key, reason);
-                    return false;
-                };
-                state != ListState::Failed
-                    && queue.iteration == iteration
-                    && policy.serves(&queue.writer)
-            })
-            .collect();
         let per_list = PEEK_PLANS_MAX.min(limit.max(1));
         let mut due = Vec::new();
-        for lists in lists.chunks(PEEK_LISTS_MAX) {
-            for (key, text) in scripts::peek_plans(&self.connection, lists, per_list).await? {
-                let Some((queue, _)) = keys::parse_merge_list(&key) else {
-                    continue;
-                };
-                due.push(match wire::plan_from_json(&text, &queue) {
-                    Ok(plan) => plan,
-                    // Shown as an empty plan, so that a claim comes and sets it aside.
-                    Err(reason) => {
-                        self.reports.warn_once(&key, &reason);
-                        unusable_plan(queue)
-                    }
-                });
-            }
+        for (key, text) in self.find_due_items(iteration, per_list).await? {
+            let Some((queue, _)) = keys::parse_merge_list(&key) else {
+                let reason = "the key names no usable merge queue";
+                self.reports.warn_once(&key, reason);
+                continue;
+            };
+            due.push(match wire::plan_from_json(&text, &queue) {
+                Ok(plan) => plan,
+                // Shown as an empty plan, so that a claim comes and sets it aside.
+                Err(reason) => {
+                    self.reports.warn_once(&key, &reason);
+                    unusable_plan(queue)
+                }
+            });
         }
         due.sort_by_key(|plan| plan.due_s);
         due.truncate(limit);
