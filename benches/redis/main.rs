@@ -3,7 +3,11 @@
 //!
 //! `cargo bench --bench redis` starts a private `redis-server` without persistence and prints one
 //! table. CPU is what the server's main thread used; "longest" is the longest single call.
-#![allow(missing_docs, clippy::unwrap_used, reason = "a bench may stop at the first surprise")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a bench may stop at the first surprise"
+)]
 
 use std::{
     process::{Child, Command, Stdio},
@@ -16,7 +20,7 @@ use gigamerge::{
         Catalog, LayerRule, Level, MergeCommit, Policy,
         redis::{RedisCatalog, scripts},
     },
-    config::{RedisConfig, Secret},
+    config::RedisConfig,
     model::{DataPath, IndexEntry, Iteration, LayerName, TableRef, WriterId},
 };
 use tokio::runtime::Runtime;
@@ -44,7 +48,11 @@ impl Server {
             .expect("redis-server must be installed");
         let server = Self { child, folder };
         let deadline = Instant::now() + Duration::from_secs(10);
-        while redis::Client::open(server.url()).unwrap().get_connection().is_err() {
+        while redis::Client::open(server.url())
+            .unwrap()
+            .get_connection()
+            .is_err()
+        {
             assert!(Instant::now() < deadline, "redis-server did not start");
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -81,14 +89,25 @@ struct Cost {
 
 impl Bench {
     fn info(&mut self, section: &str) -> String {
-        redis::cmd("INFO").arg(section).query(&mut self.connection).unwrap()
+        redis::cmd("INFO")
+            .arg(section)
+            .query(&mut self.connection)
+            .unwrap()
     }
 
     fn cpu_ms(&mut self) -> f64 {
         let info = self.info("cpu");
         ["used_cpu_sys_main_thread:", "used_cpu_user_main_thread:"]
             .iter()
-            .filter_map(|name| info.split(name).nth(1)?.lines().next()?.trim().parse::<f64>().ok())
+            .filter_map(|name| {
+                info.split(name)
+                    .nth(1)?
+                    .lines()
+                    .next()?
+                    .trim()
+                    .parse::<f64>()
+                    .ok()
+            })
             .sum::<f64>()
             * 1000.0
     }
@@ -98,14 +117,26 @@ impl Bench {
         let info = self.info("commandstats");
         let of = |name: &str| {
             let line = info.split(&format!("cmdstat_{name}:")).nth(1)?;
-            line.split("usec=").nth(1)?.split(',').next()?.parse::<f64>().ok()
+            line.split("usec=")
+                .nth(1)?
+                .split(',')
+                .next()?
+                .parse::<f64>()
+                .ok()
         };
-        ["evalsha", "eval", "scan"].iter().filter_map(|name| of(name)).sum::<f64>() / 1000.0
+        ["evalsha", "eval", "scan"]
+            .iter()
+            .filter_map(|name| of(name))
+            .sum::<f64>()
+            / 1000.0
     }
 
     fn longest_ms(&mut self) -> f64 {
-        let rows: Vec<redis::Value> =
-            redis::cmd("SLOWLOG").arg("GET").arg(-1).query(&mut self.connection).unwrap();
+        let rows: Vec<redis::Value> = redis::cmd("SLOWLOG")
+            .arg("GET")
+            .arg(-1)
+            .query(&mut self.connection)
+            .unwrap();
         rows.into_iter()
             .filter_map(|row| match row {
                 redis::Value::Array(row) => match row.get(2) {
@@ -121,10 +152,21 @@ impl Bench {
 
     fn cost(&mut self, work: impl FnOnce(&mut redis::Connection, &Runtime)) -> Cost {
         let set = |connection: &mut redis::Connection, us: i64| {
-            redis::cmd("CONFIG").arg("SET").arg("slowlog-log-slower-than").arg(us).exec(connection).unwrap();
+            redis::cmd("CONFIG")
+                .arg("SET")
+                .arg("slowlog-log-slower-than")
+                .arg(us)
+                .exec(connection)
+                .unwrap();
         };
-        redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut self.connection).unwrap();
-        redis::cmd("SLOWLOG").arg("RESET").exec(&mut self.connection).unwrap();
+        redis::cmd("CONFIG")
+            .arg("RESETSTAT")
+            .exec(&mut self.connection)
+            .unwrap();
+        redis::cmd("SLOWLOG")
+            .arg("RESET")
+            .exec(&mut self.connection)
+            .unwrap();
         set(&mut self.connection, 500);
         let cpu = self.cpu_ms();
         let started = Instant::now();
@@ -154,14 +196,19 @@ impl Bench {
             costs.push(self.cost(&mut work));
         }
         costs.sort_by(|a, b| a.cpu.total_cmp(&b.cpu));
-        let Cost { wall, cpu, scripts, longest } = costs[costs.len() / 2];
+        let Cost {
+            wall,
+            cpu,
+            scripts,
+            longest,
+        } = costs[costs.len() / 2];
         println!("| {name} | {wall:.1} | {cpu:.1} | {scripts:.1} | {longest:.1} |");
     }
 
     fn catalog(&self, max_size_bytes: u64) -> Arc<RedisCatalog> {
         let config = RedisConfig {
-            url: Secret(self.server.url()),
             timeout: Duration::from_secs(60),
+            ..RedisConfig::new(&self.server.url())
         };
         Arc::new(RedisCatalog::connect(&config, Arc::new(policy(max_size_bytes))).unwrap())
     }
@@ -192,12 +239,20 @@ fn layer() -> LayerName {
 
 fn entry(number: usize, size_bytes: u64, folders: usize) -> IndexEntry {
     let folder = number % folders;
-    let dir = format!("date=2024-01-{:02}/hour={:02}", 10 + folder / 24, folder % 24);
+    let dir = format!(
+        "date=2024-01-{:02}/hour={:02}",
+        10 + folder / 24,
+        folder % 24
+    );
     let time_ns = 1_705_327_200_000_000_000 + i64::try_from(number).unwrap();
     IndexEntry {
         layer: layer(),
         table: TableRef::new("default", "test").unwrap(),
-        path: DataPath::parse(&format!("{dir}/{}.1.parquet", uuid::Uuid::from_u128(number as u128))).unwrap(),
+        path: DataPath::parse(&format!(
+            "{dir}/{}.1.parquet",
+            uuid::Uuid::from_u128(number as u128)
+        ))
+        .unwrap(),
         size_bytes,
         row_count: 1000,
         chunk_time_ns: time_ns,
@@ -211,7 +266,9 @@ fn entry(number: usize, size_bytes: u64, folders: usize) -> IndexEntry {
 }
 
 fn entries(size_bytes: u64, folders: usize) -> Vec<IndexEntry> {
-    (0..FILES).map(|number| entry(number, size_bytes, folders)).collect()
+    (0..FILES)
+        .map(|number| entry(number, size_bytes, folders))
+        .collect()
 }
 
 fn as_json(entry: &IndexEntry, command: &str) -> String {
@@ -225,7 +282,12 @@ fn as_json(entry: &IndexEntry, command: &str) -> String {
     .to_string()
 }
 
-fn naive_patch(connection: &mut redis::Connection, max_size: u64, texts: &[String], per_call: usize) {
+fn naive_patch(
+    connection: &mut redis::Connection,
+    max_size: u64,
+    texts: &[String],
+    per_call: usize,
+) {
     let script = redis::Script::new(include_str!("naive_patch.lua"));
     for texts in texts.chunks(per_call) {
         let mut call = script.key(format!("[[10,{max_size},1]]"));
@@ -237,28 +299,62 @@ fn naive_patch(connection: &mut redis::Connection, max_size: u64, texts: &[Strin
 }
 
 fn registering(bench: &mut Bench) {
-    println!("\n17,280 files | wall ms | CPU ms | in calls ms | longest call ms |\n| --- | --- | --- | --- | --- |");
+    println!(
+        "\n17,280 files | wall ms | CPU ms | in calls ms | longest call ms |\n| --- | --- | --- | --- | --- |"
+    );
     for (what, size, max_size, folders, per_call) in [
-        ("1 MB each, 10 MiB per plan, 72 folders, calls of 2,000", 1_000_000, 10 << 20, 72, 2000),
-        ("10 kB each, 100 MB per plan, 72 folders, calls of 2,000", 10_000, 100_000_000, 72, 2000),
-        ("10 kB each, 100 MB per plan, 1 folder, calls of 100", 10_000, 100_000_000, 1, 100),
-        ("10 kB each, 100 MB per plan, 1 folder, calls of 2,000", 10_000, 100_000_000, 1, 2000),
+        (
+            "1 MB each, 10 MiB per plan, 72 folders, calls of 2,000",
+            1_000_000,
+            10 << 20,
+            72,
+            2000,
+        ),
+        (
+            "10 kB each, 100 MB per plan, 72 folders, calls of 2,000",
+            10_000,
+            100_000_000,
+            72,
+            2000,
+        ),
+        (
+            "10 kB each, 100 MB per plan, 1 folder, calls of 100",
+            10_000,
+            100_000_000,
+            1,
+            100,
+        ),
+        (
+            "10 kB each, 100 MB per plan, 1 folder, calls of 2,000",
+            10_000,
+            100_000_000,
+            1,
+            2000,
+        ),
     ] {
         let entries = entries(size, folders);
         let catalog = bench.catalog(max_size);
-        bench.row(&format!("add {what}: ours"), |_, _| (), |_, runtime| {
-            for entries in entries.chunks(per_call) {
-                runtime.block_on(catalog.batch(entries, &[])).unwrap();
-            }
-        });
+        bench.row(
+            &format!("add {what}: ours"),
+            |_, _| (),
+            |_, runtime| {
+                for entries in entries.chunks(per_call) {
+                    runtime.block_on(catalog.batch(entries, &[])).unwrap();
+                }
+            },
+        );
         let rounds = bench.rounds;
         if per_call < 2000 || folders == 1 {
             bench.rounds = 1;
         }
         let texts: Vec<String> = entries.iter().map(|entry| as_json(entry, "ADD")).collect();
-        bench.row(&format!("add {what}: naive"), |_, _| (), |connection, _| {
-            naive_patch(connection, max_size, &texts, per_call);
-        });
+        bench.row(
+            &format!("add {what}: naive"),
+            |_, _| (),
+            |connection, _| {
+                naive_patch(connection, max_size, &texts, per_call);
+            },
+        );
         bench.rounds = rounds;
     }
     let entries = entries(1_000_000, 72);
@@ -268,7 +364,10 @@ fn registering(bench: &mut Bench) {
         |_, runtime| runtime.block_on(catalog.batch(&entries, &[])).unwrap(),
         |_, runtime| runtime.block_on(catalog.batch(&[], &entries)).unwrap(),
     );
-    let texts: Vec<String> = entries.iter().map(|entry| as_json(entry, "DELETE")).collect();
+    let texts: Vec<String> = entries
+        .iter()
+        .map(|entry| as_json(entry, "DELETE"))
+        .collect();
     bench.row(
         "delete: naive",
         |_, runtime| runtime.block_on(catalog.batch(&entries, &[])).unwrap(),
@@ -283,9 +382,21 @@ fn make_lists(connection: &mut redis::Connection, count: usize, due: usize) {
         let mut pipeline = redis::pipe();
         for number in first..(first + 1000).min(count) {
             let (table, iteration) = (number % 100, 1 + number / 100 % 4);
-            let dir = format!("date=2024-{:02}-{:02}/hour={:02}", 1 + number / 40_000, 1 + number / 2400 % 28, number / 100 % 24);
-            let key = format!("merge:db{}:t{table}:{iteration}:{dir}:hot:{number}:idle", table % 3);
-            let time_s = if number < due { now_s - 5 } else { now_s + 3600 };
+            let dir = format!(
+                "date=2024-{:02}-{:02}/hour={:02}",
+                1 + number / 40_000,
+                1 + number / 2400 % 28,
+                number / 100 % 24
+            );
+            let key = format!(
+                "merge:db{}:t{table}:{iteration}:{dir}:hot:{number}:idle",
+                table % 3
+            );
+            let time_s = if number < due {
+                now_s - 5
+            } else {
+                now_s + 3600
+            };
             let plan = format!(
                 r#"{{"id":"{}","time_s":{time_s},"size":2000,"paths":["{dir}/a.{iteration}.parquet","{dir}/b.{iteration}.parquet"]}}"#,
                 uuid::Uuid::from_u128(number as u128)
@@ -298,19 +409,31 @@ fn make_lists(connection: &mut redis::Connection, count: usize, due: usize) {
 
 fn finding(bench: &mut Bench) {
     const LISTS: usize = 100_000;
-    println!("\n| 100,000 merge lists of 100 tables | wall ms | CPU ms | in calls ms | longest call ms |\n| --- | --- | --- | --- | --- |");
+    println!(
+        "\n| 100,000 merge lists of 100 tables | wall ms | CPU ms | in calls ms | longest call ms |\n| --- | --- | --- | --- | --- |"
+    );
     let find = |catalog: &RedisCatalog, runtime: &Runtime| {
         let mut found = Vec::new();
         for iteration in 1..=4 {
-            found.extend(runtime.block_on(catalog.due_merges(Iteration(iteration), 1000)).unwrap());
+            found.extend(
+                runtime
+                    .block_on(catalog.due_merges(Iteration(iteration), 1000))
+                    .unwrap(),
+            );
         }
         found
     };
-    let prepare = |due| move |connection: &mut redis::Connection, _: &Runtime| make_lists(connection, LISTS, due);
+    let prepare = |due| {
+        move |connection: &mut redis::Connection, _: &Runtime| make_lists(connection, LISTS, due)
+    };
     let catalog = bench.catalog(10 << 20);
-    bench.row("none due, one tick of 4 levels, first one: ours", prepare(0), |_, runtime| {
-        assert!(find(&catalog, runtime).is_empty());
-    });
+    bench.row(
+        "none due, one tick of 4 levels, first one: ours",
+        prepare(0),
+        |_, runtime| {
+            assert!(find(&catalog, runtime).is_empty());
+        },
+    );
     let warm = bench.catalog(10 << 20);
     bench.row(
         "none due, a later tick of 4 levels: ours",
@@ -321,20 +444,32 @@ fn finding(bench: &mut Bench) {
         |_, runtime| assert!(find(&warm, runtime).is_empty()),
     );
     let catalog = bench.catalog(10 << 20);
-    bench.row("1,000 due, found and claimed: ours", prepare(1000), |_, runtime| {
-        let plans = find(&catalog, runtime);
-        assert_eq!(plans.len(), 1000);
-        for plan in plans {
-            let claim = runtime.block_on(catalog.claim_merge(&plan.queue, LEASE)).unwrap();
-            assert!(claim.is_some());
-        }
-    });
+    bench.row(
+        "1,000 due, found and claimed: ours",
+        prepare(1000),
+        |_, runtime| {
+            let plans = find(&catalog, runtime);
+            assert_eq!(plans.len(), 1000);
+            for plan in plans {
+                let claim = runtime
+                    .block_on(catalog.claim_merge(&plan.queue, LEASE))
+                    .unwrap();
+                assert!(claim.is_some());
+            }
+        },
+    );
     let script = redis::Script::new(include_str!("naive_claim.lua"));
     let rounds = std::mem::replace(&mut bench.rounds, 1);
     bench.row("none due, one table: naive", prepare(0), |connection, _| {
         let keys: Vec<String> = redis::cmd("SCAN")
-            .arg(0).arg("MATCH").arg("merge:db0:t0:*").arg("COUNT").arg(10_000_000)
-            .query::<(u64, Vec<String>)>(connection).unwrap().1;
+            .arg(0)
+            .arg("MATCH")
+            .arg("merge:db0:t0:*")
+            .arg("COUNT")
+            .arg(10_000_000)
+            .query::<(u64, Vec<String>)>(connection)
+            .unwrap()
+            .1;
         for key in keys {
             let _: String = script.key(key).invoke(connection).unwrap();
         }
@@ -344,7 +479,9 @@ fn finding(bench: &mut Bench) {
 
 fn ending(bench: &mut Bench) {
     const ITEMS: usize = 10_000;
-    println!("\n| 10,000 plans in processing | wall ms | CPU ms | in calls ms | longest call ms |\n| --- | --- | --- | --- | --- |");
+    println!(
+        "\n| 10,000 plans in processing | wall ms | CPU ms | in calls ms | longest call ms |\n| --- | --- | --- | --- | --- |"
+    );
     let catalog = bench.catalog(150);
     // Two files of 100 bytes do not fit into one plan, so each file is a plan of its own.
     let entries: Vec<IndexEntry> = (0..ITEMS).map(|number| entry(number, 100, 1)).collect();
@@ -352,23 +489,40 @@ fn ending(bench: &mut Bench) {
         let claim = std::cell::RefCell::new(None);
         bench.rounds = 3;
         bench.row(
-            &format!("commit the {}: ours", if place == 0 { "first" } else { "last" }),
+            &format!(
+                "commit the {}: ours",
+                if place == 0 { "first" } else { "last" }
+            ),
             |connection, runtime| {
                 runtime.block_on(catalog.batch(&entries, &[])).unwrap();
                 let idle = "merge:default:test:1:date=2024-01-10/hour=00:hot::idle";
                 let (now_s, _): (i64, i64) = redis::cmd("TIME").query(connection).unwrap();
-                let texts: Vec<String> = redis::cmd("LRANGE").arg(idle).arg(0).arg(-1).query(connection).unwrap();
+                let texts: Vec<String> = redis::cmd("LRANGE")
+                    .arg(idle)
+                    .arg(0)
+                    .arg(-1)
+                    .query(connection)
+                    .unwrap();
                 let mut pipeline = redis::pipe();
                 pipeline.cmd("DEL").arg(idle).ignore();
                 for text in &texts {
                     let mut item: serde_json::Value = serde_json::from_str(text).unwrap();
                     item["time_s"] = (now_s - 1).into();
-                    pipeline.cmd("RPUSH").arg(idle).arg(item.to_string()).ignore();
+                    pipeline
+                        .cmd("RPUSH")
+                        .arg(idle)
+                        .arg(item.to_string())
+                        .ignore();
                 }
                 pipeline.exec(connection).unwrap();
-                let plans = runtime.block_on(catalog.due_merges(Iteration(1), 1)).unwrap();
+                let plans = runtime
+                    .block_on(catalog.due_merges(Iteration(1), 1))
+                    .unwrap();
                 for number in 0..ITEMS {
-                    let claimed = runtime.block_on(catalog.claim_merge(&plans[0].queue, LEASE)).unwrap().unwrap();
+                    let claimed = runtime
+                        .block_on(catalog.claim_merge(&plans[0].queue, LEASE))
+                        .unwrap()
+                        .unwrap();
                     if number == place {
                         claim.replace(Some(claimed));
                     }
@@ -383,7 +537,9 @@ fn ending(bench: &mut Bench) {
                     set_aside: Vec::new(),
                     grace: Duration::ZERO,
                 };
-                runtime.block_on(catalog.commit_merge(claim, &commit)).unwrap();
+                runtime
+                    .block_on(catalog.commit_merge(claim, &commit))
+                    .unwrap();
             },
         );
     }
@@ -391,17 +547,38 @@ fn ending(bench: &mut Bench) {
 
 fn main() {
     let server = Server::start();
-    let connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let connection = redis::Client::open(server.url())
+        .unwrap()
+        .get_connection()
+        .unwrap();
     let mut bench = Bench {
         server,
         connection,
-        runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+        runtime: tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap(),
         rounds: 5,
     };
-    let names: Vec<String> = scripts::all().iter().map(|script| script.name.to_owned()).collect();
-    println!("{} with {}", bench.info("server").lines().find(|line| line.starts_with("redis_version")).unwrap_or_default(), names.join(", "));
+    let names: Vec<String> = scripts::all()
+        .iter()
+        .map(|script| script.name.to_owned())
+        .collect();
+    println!(
+        "{} with {}",
+        bench
+            .info("server")
+            .lines()
+            .find(|line| line.starts_with("redis_version"))
+            .unwrap_or_default(),
+        names.join(", ")
+    );
     let wanted = std::env::args().nth(1).unwrap_or_default();
-    for (name, part) in [("register", registering as fn(&mut Bench)), ("find", finding), ("end", ending)] {
+    for (name, part) in [
+        ("register", registering as fn(&mut Bench)),
+        ("find", finding),
+        ("end", ending),
+    ] {
         if wanted.is_empty() || wanted.starts_with("--") || wanted == name {
             part(&mut bench);
         }

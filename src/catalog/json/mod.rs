@@ -21,15 +21,17 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use serde_json::{Map, Value};
 
 use self::partition::Partition;
 use super::{
-    Catalog, CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths, Refreshed,
+    Catalog, CatalogError, CommitOutcome, EntryFilter, EntryStream, MergeCommit, Policy,
+    QueueDepths, Refreshed,
 };
 use crate::model::{
-    ClaimedDrop, ClaimedMerge, DataPath, IndexEntry, Iteration, LayerName, Lease, MergePlan,
-    MergeQueue, PartitionDir, PlanId, TableRef,
+    ClaimedDrop, ClaimedMerge, ClaimedMove, DataPath, Folder, IndexEntry, Iteration, LayerName,
+    Lease, MergePlan, MergeQueue, PartitionDir, PlanId, TableRef,
 };
 
 /// A delete asked for by a writer waits this long, as in the Redis scripts.
@@ -278,6 +280,13 @@ fn lease_for(token: &str, lease: Duration) -> Lease {
     }
 }
 
+/// No move is ever handed out here.
+fn not_ours(claim: &ClaimedMove) -> CatalogError {
+    CatalogError::LeaseLost {
+        what: claim.item.path_from.to_string(),
+    }
+}
+
 #[async_trait]
 impl Catalog for JsonCatalog {
     fn set_policy(&self, policy: Arc<Policy>) {
@@ -304,22 +313,57 @@ impl Catalog for JsonCatalog {
             .collect())
     }
 
-    async fn entries(
+    async fn folders(&self, table: &TableRef) -> Result<Vec<Folder>, CatalogError> {
+        let mut counts: BTreeMap<PartitionDir, u64> = BTreeMap::new();
+        for partition in guard(&self.inner.partitions).values() {
+            let files_count = partition.entries().count() as u64;
+            if partition.table == *table && files_count > 0 {
+                *counts.entry(partition.dir.clone()).or_default() += files_count;
+            }
+        }
+        Ok(counts
+            .into_iter()
+            .map(|(dir, files_count)| Folder { dir, files_count })
+            .collect())
+    }
+
+    async fn get(
         &self,
         table: &TableRef,
-        filter: &EntryFilter,
-    ) -> Result<Vec<IndexEntry>, CatalogError> {
-        let partitions = guard(&self.inner.partitions);
-        let wanted = partitions
-            .values()
-            .filter(|partition| partition.table == *table);
-        let mut entries: Vec<IndexEntry> = wanted
-            .flat_map(Partition::entries)
-            .filter(|entry| filter.matches(entry))
+        layer: &LayerName,
+        path: &DataPath,
+    ) -> Result<Option<IndexEntry>, CatalogError> {
+        // A layer that is not configured holds nothing.
+        let Ok((layer, _)) = self.inner.layer(layer) else {
+            return Ok(None);
+        };
+        let key = (table.clone(), path.dir(), layer.clone());
+        Ok(guard(&self.inner.partitions)
+            .get(&key)
+            .and_then(|partition| partition.entry(path))
+            .cloned())
+    }
+
+    fn query<'a>(&'a self, table: &TableRef, filter: &EntryFilter) -> EntryStream<'a> {
+        let keys: Vec<PartitionKey> = guard(&self.inner.partitions)
+            .keys()
+            .filter(|(of, _, _)| of == table)
             .cloned()
             .collect();
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(entries)
+        let filter = filter.clone();
+        // A partition at a time: nothing is held while the caller works.
+        let entries = keys.into_iter().flat_map(move |key| {
+            let wanted = |partition: &Partition| -> Vec<IndexEntry> {
+                partition
+                    .entries()
+                    .filter(|entry| filter.matches(entry))
+                    .cloned()
+                    .collect()
+            };
+            let found = guard(&self.inner.partitions).get(&key).map(wanted);
+            found.unwrap_or_default().into_iter().map(Ok)
+        });
+        futures_util::stream::iter(entries).boxed()
     }
 
     async fn resolve(
@@ -343,6 +387,26 @@ impl Catalog for JsonCatalog {
     async fn batch(&self, add: &[IndexEntry], remove: &[IndexEntry]) -> Result<(), CatalogError> {
         let (add, remove) = (add.to_vec(), remove.to_vec());
         self.blocking(move |inner| inner.batch(&add, &remove)).await
+    }
+
+    async fn batch_atomic(
+        &self,
+        add: &[IndexEntry],
+        remove: &[IndexEntry],
+    ) -> Result<(), CatalogError> {
+        let places: BTreeSet<_> = add
+            .iter()
+            .chain(remove)
+            .map(|entry| (&entry.table, entry.path.dir(), &entry.layer))
+            .collect();
+        if places.len() > 1 {
+            return Err(CatalogError::Refused {
+                context: "one step for several partitions".to_owned(),
+                reason: "each has its own metadata.json; call batch, or once for each partition"
+                    .to_owned(),
+            });
+        }
+        self.batch(add, remove).await
     }
 
     async fn refresh(&self) -> Result<Refreshed, CatalogError> {
@@ -497,6 +561,48 @@ impl Catalog for JsonCatalog {
             Ok(())
         })
         .await
+    }
+
+    async fn renew_drop(
+        &self,
+        claim: &ClaimedDrop,
+        lease: Duration,
+    ) -> Result<Lease, CatalogError> {
+        let item = &claim.item;
+        let token =
+            self.inner
+                .with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
+                    partition.renew_drop(&claim.lease.token, lease)
+                })?;
+        Ok(lease_for(&token, lease))
+    }
+
+    async fn claim_moves(
+        &self,
+        _limit: usize,
+        _lease: Duration,
+    ) -> Result<Vec<ClaimedMove>, CatalogError> {
+        Ok(Vec::new())
+    }
+
+    async fn renew_move(
+        &self,
+        claim: &ClaimedMove,
+        _lease: Duration,
+    ) -> Result<Lease, CatalogError> {
+        Err(not_ours(claim))
+    }
+
+    async fn release_move(
+        &self,
+        claim: &ClaimedMove,
+        _delay: Duration,
+    ) -> Result<(), CatalogError> {
+        Err(not_ours(claim))
+    }
+
+    async fn finish_move(&self, claim: &ClaimedMove) -> Result<(), CatalogError> {
+        Err(not_ours(claim))
     }
 
     async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError> {

@@ -129,7 +129,11 @@ impl RedisCatalog {
                 }
             }
         }
-        self.finder.lock().await.quiet.insert(iteration, still_quiet);
+        self.finder
+            .lock()
+            .await
+            .quiet
+            .insert(iteration, still_quiet);
         Ok(due)
     }
 
@@ -145,10 +149,7 @@ impl RedisCatalog {
             return Ok(lists);
         }
         let context = "looking for changed merge queues";
-        let clock: (i64, i64) = self
-            .connection
-            .query(context, &redis::cmd("TIME"))
-            .await?;
+        let clock: (i64, i64) = self.connection.query(context, &redis::cmd("TIME")).await?;
         let now = Instant::now();
         remembered.retain(|_, quiet| quiet.trusted_until > now && quiet.soonest_s > clock.0 + 1);
         let (known, mut changed): (Vec<String>, Vec<String>) = lists

@@ -162,13 +162,14 @@ pub(super) async fn claim_drops(
     queue: &ScriptKeys,
     lease: Duration,
     limit: usize,
+    layers_json: &str,
 ) -> Result<Vec<String>, CatalogError> {
     CLAIM_DROPS
         .call(
             connection,
-            "claiming deletes",
+            "claiming deletes or moves",
             queue,
-            &[&seconds(lease), &nonce(), &limit.to_string()],
+            &[&seconds(lease), &nonce(), &limit.to_string(), layers_json],
         )
         .await
 }
