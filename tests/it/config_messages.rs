@@ -283,7 +283,10 @@ fn certificates_that_cannot_be() {
         tls("rediss://host", "tls_ca = 'DIR/missing.pem'"),
         tls("rediss://host", "tls_cert = 'DIR/ca.pem'"),
         tls("rediss://host", "tls_key = 'DIR/ca.pem'"),
-        tls("rediss://host", "tls_ca = 'DIR/ca.pem'\ntls_insecure = true"),
+        tls(
+            "rediss://host",
+            "tls_ca = 'DIR/ca.pem'\ntls_insecure = true"
+        ),
         tls("rediss://host", "tls_insecure = 'yes'"),
     ]));
 }

@@ -98,7 +98,8 @@ struct Library {
 impl Library {
     fn new(server: &RedisServer) -> Self {
         Self {
-            catalog: RedisCatalog::connect(&server.config(), std::sync::Arc::new(policy())).unwrap(),
+            catalog: RedisCatalog::connect(&server.config(), std::sync::Arc::new(policy()))
+                .unwrap(),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()

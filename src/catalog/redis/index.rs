@@ -16,6 +16,8 @@ use crate::{
 
 /// Entries of one call of `patch_index`: Redis answers nobody else meanwhile.
 const BATCH_ENTRIES_MAX: usize = 2000;
+/// Entries of the first call, before it is known how fast the server is.
+const BATCH_ENTRIES_FIRST: usize = 1000;
 /// However slow the server is.
 const BATCH_ENTRIES_MIN: usize = 100;
 /// Bytes of entries in one call; the last one may go beyond.
@@ -145,7 +147,7 @@ impl RedisCatalog {
     ) -> Result<(), CatalogError> {
         let rules = self.rules();
         let mut rest = commands(add, remove).peekable();
-        let mut count_max = BATCH_ENTRIES_MAX;
+        let mut count_max = BATCH_ENTRIES_FIRST;
         while rest.peek().is_some() {
             let mut texts: Vec<String> = Vec::new();
             let mut bytes = 0;
