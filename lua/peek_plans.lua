@@ -28,8 +28,8 @@ for place = 1, #KEYS do
     for i = 1, #texts do
       local text = texts[i]
       bytes = bytes + #text
-      -- Items of our own scripts first: the anchored pattern looks no further.
-      local time_s = tonumber(match(text, '^{"id":"[^"\\]*","time_s":(%d+),') or match(text, '"time_s"%s*:%s*(%d+)[,}%s]'))
+      -- Where items of our own scripts have it, behind an id of 36 characters; else anywhere.
+      local time_s = tonumber(match(text, '^","time_s":(%d+),', 44) or match(text, '"time_s"%s*:%s*(%d+)[,}%s]'))
       if time_s and time_s > now_s then
         if time_s < soonest_s then
           soonest_s = time_s

@@ -5,6 +5,7 @@
 //! table. CPU is what the server's main thread used; "longest" is the longest single call.
 #![allow(
     missing_docs,
+    clippy::expect_used,
     clippy::unwrap_used,
     reason = "a bench may stop at the first surprise"
 )]

@@ -144,7 +144,7 @@ pub(super) fn parse_merge_list(key: &str) -> Option<(MergeQueue, ListState)> {
 
 /// The iteration of a merge list, without a look at the rest of its name.
 pub(super) fn iteration_of(key: &str) -> Option<Iteration> {
-    let number = key.strip_prefix("merge:")?.splitn(4, ':').nth(2)?;
+    let number = key.strip_prefix("merge:")?.split(':').nth(2)?;
     number.parse().ok().map(Iteration)
 }
 
