@@ -9,6 +9,7 @@
 -- ARGV[1] text  lease in seconds
 -- ARGV[2] text  who claims; makes each item's text unique, and counts "attempts" in it
 -- ARGV[3] text  how many items, at most
+-- ARGV[4] JSON  optional: layers as for patch_index, for the TTL of moves without time_s
 --
 -- Reply: array of the items' JSON, as get_merge_plan hands them out one by one; may be empty.
 -- Errors, nothing changed: ERR …
@@ -19,7 +20,12 @@ local lease_s, count = tonumber(ARGV[1]), tonumber(ARGV[3])
 if not problem and not (lease_s and count and ARGV[2]) then
   problem = 'ERR lease, owner and number of items are needed'
 end
+local layers
+if not problem and ARGV[4] then
+  layers = decode_object(ARGV[4])
+  problem = not layers and 'ERR ARGV[4] holds no JSON object of layers'
+end
 if problem then
   return { err = problem }
 end
-return claim(queue, math.max(1, math.floor(count)), math.max(seconds_from_now(lease_s), now_s + 1), ARGV[2])
+return claim(queue, math.max(1, math.floor(count)), math.max(seconds_from_now(lease_s), now_s + 1), ARGV[2], layers)

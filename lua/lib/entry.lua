@@ -88,6 +88,24 @@ local function is_inside(dir)
   return inside[dir]
 end
 
+-- The keys of each folder, as its last entry had them: most entries of a call share them.
+local places = {}
+local function place_of(entry, dir)
+  local place = places[dir]
+  if place and place.database == entry.database and place.table_name == entry.table then
+    return place
+  end
+  local base = entry.database .. ':' .. entry.table
+  place = {
+    database = entry.database,
+    table_name = entry.table,
+    files_key = 'files:' .. base .. ':' .. (string.match(dir, '[^/]+') or ''),
+    folders_key = 'folders:' .. base,
+  }
+  places[dir] = place
+  return place
+end
+
 local function invalid_path(path)
   local shown = string.sub(path, 1, PATH_BYTES_MAX)
   return 'Error processing file: ' .. shown .. ' - Invalid file path format: ' .. shown
@@ -124,6 +142,7 @@ local function check_entry(text, position, layers)
   if problem then
     return refused(path, problem)
   end
+  local place = place_of(entry, dir)
   local checked = {
     text = text,
     is_add = entry.cmd == 'ADD',
@@ -133,8 +152,9 @@ local function check_entry(text, position, layers)
     writer = entry.writer_id,
     path = path,
     dir = dir,
-    files_key = 'files:' .. entry.database .. ':' .. entry.table .. ':' .. string.match(path, '[^/]+'),
-    folders_key = 'folders:' .. entry.database .. ':' .. entry.table,
+    place = place,
+    files_key = place.files_key,
+    folders_key = place.folders_key,
   }
   if checked.is_add then
     local digits = string.match(name, '^.+%.(%d+)%.parquet$')

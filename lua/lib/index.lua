@@ -1,18 +1,22 @@
 -- Changes of the index, and what is planned from them: entries are applied one by one, then
 -- the counts and queues that changed are written once each.
 
--- Randomness of the caller, if any; ids also hold the clock, a counter and their content.
+-- Randomness of the caller, if any; ids also hold the clock, what they were first made for in
+-- this call, and a counter.
 local nonce = ''
 local id_count = 0
+local id_format
 
 local function fresh_id(content)
+  if not id_format then
+    local hex = redis.sha1hex(clock[1] .. '.' .. clock[2] .. '.' .. nonce .. '.' .. content)
+    local variant = tonumber(string.sub(hex, 17, 17), 16) % 4 + 1
+    id_format = string.sub(hex, 1, 8) .. '-' .. string.sub(hex, 9, 12) .. '-4' .. string.sub(hex, 14, 16)
+      .. '-' .. string.sub('89ab', variant, variant) .. string.sub(hex, 18, 20)
+      .. '-' .. string.sub(hex, 21, 26) .. '%06x'
+  end
   id_count = id_count + 1
-  local hex = redis.sha1hex(clock[1] .. '.' .. clock[2] .. '.' .. id_count .. '.' .. nonce .. '.' .. content)
-  local variant = tonumber(string.sub(hex, 17, 17), 16) % 4 + 1
-  return string.sub(hex, 1, 8) .. '-' .. string.sub(hex, 9, 12)
-    .. '-4' .. string.sub(hex, 14, 16)
-    .. '-' .. string.sub('89ab', variant, variant) .. string.sub(hex, 18, 20)
-    .. '-' .. string.sub(hex, 21, 32)
+  return string.format(id_format, id_count)
 end
 
 -- One call's changes. `levels` and `layers` say what is planned for new files.
@@ -21,8 +25,13 @@ local function new_batch(levels, layers, grace_s)
 end
 
 local function merge_key(entry)
-  return 'merge:' .. entry.database .. ':' .. entry.table_name .. ':' .. int_text(entry.iteration)
-    .. ':' .. entry.dir .. ':' .. entry.layer .. ':' .. entry.writer .. ':idle'
+  local place = entry.place
+  if place.iteration ~= entry.iteration or place.layer ~= entry.layer or place.writer ~= entry.writer then
+    place.iteration, place.layer, place.writer = entry.iteration, entry.layer, entry.writer
+    place.merge_key = 'merge:' .. entry.database .. ':' .. entry.table_name .. ':' .. int_text(entry.iteration)
+      .. ':' .. entry.dir .. ':' .. entry.layer .. ':' .. entry.writer .. ':idle'
+  end
+  return place.merge_key
 end
 
 local function side_key(prefix, entry)
@@ -230,6 +239,9 @@ local function delete_file(batch, entry)
   plan_drop(batch, entry)
 end
 
+-- Items of one command; Lua's stack ends at about 8,000.
+local PUSH_MAX = 500
+
 local function write_batch(batch)
   for _, folder in ipairs(batch.folder_list) do
     if folder.change ~= 0 then
@@ -242,8 +254,13 @@ local function write_batch(batch)
     if queue.stored then
       redis.call('LSET', queue.key, -1, plan_text(queue.stored))
     end
-    for _, item in ipairs(queue.pushed) do
-      redis.call('RPUSH', queue.key, type(item) == 'table' and plan_text(item) or item)
+    local texts = {}
+    for place, item in ipairs(queue.pushed) do
+      texts[#texts + 1] = type(item) == 'table' and plan_text(item) or item
+      if #texts == PUSH_MAX or place == #queue.pushed then
+        redis.call('RPUSH', queue.key, unpack(texts))
+        texts = {}
+      end
     end
   end
 end

@@ -7,18 +7,75 @@
 //! [`announce_output`](Catalog::announce_output) → bytes are published →
 //! [`commit_merge`](Catalog::commit_merge). Whoever cannot go on gives the plan back with
 //! [`release_merge`](Catalog::release_merge) or ends it with [`fail_merge`](Catalog::fail_merge).
+//!
+//! A writer needs [`connect`] and [`batch`](Catalog::batch):
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use gigamerge::{
+//!     catalog::{self, ConnectOptions},
+//!     model::{DataPath, IndexEntry, LayerName, TableRef, WriterId},
+//! };
+//!
+//! let catalog = catalog::connect("redis://localhost:6379/0", ConnectOptions::default()).await?;
+//! let time_ns = 1_705_327_200_000_000_000;
+//! let entry = IndexEntry {
+//!     layer: LayerName::default(),
+//!     table: TableRef::new("metrics", "cpu")?,
+//!     path: DataPath::parse("date=2024-01-15/hour=14/0a1b.1.parquet")?,
+//!     size_bytes: 48_213,
+//!     row_count: 1_000,
+//!     chunk_time_ns: time_ns,
+//!     min_time_ns: time_ns,
+//!     max_time_ns: time_ns + 999_000_000,
+//!     min: serde_json::Map::new(),
+//!     max: serde_json::Map::new(),
+//!     writer: WriterId::default(),
+//!     extra: serde_json::Map::new(),
+//! };
+//! // The bytes are in place under this name: only now may the index name them.
+//! catalog.batch(&[entry], &[]).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A reader asks for what a time range holds, and gets it as it comes:
+//!
+//! ```no_run
+//! # async fn example(catalog: &dyn gigamerge::catalog::Catalog) -> Result<(), Box<dyn std::error::Error>> {
+//! use futures_util::TryStreamExt;
+//! use gigamerge::{catalog::EntryFilter, model::TableRef};
+//!
+//! let filter = EntryFilter {
+//!     after_ns: Some(1_705_327_200_000_000_000),
+//!     ..EntryFilter::default()
+//! };
+//! let mut files = catalog.query(&TableRef::new("metrics", "cpu")?, &filter);
+//! while let Some(entry) = files.try_next().await? {
+//!     println!("{} holds {} rows", entry.path, entry.row_count);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
+mod connect;
 pub mod json;
 pub mod redis;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::{TryStreamExt, stream::BoxStream};
+
+pub use connect::{ConnectOptions, connect};
 
 use crate::model::{
-    ClaimedDrop, ClaimedMerge, DataPath, IndexEntry, Iteration, LayerName, Lease, MergePlan,
-    MergeQueue, SetAside, TableRef, WriterId,
+    ClaimedDrop, ClaimedMerge, ClaimedMove, DataPath, Folder, IndexEntry, Iteration, LayerName,
+    Lease, MergePlan, MergeQueue, SetAside, TableRef, WriterId,
 };
+
+/// Entries as they come, each file once, in no particular order. The first error ends it.
+pub type EntryStream<'a> = BoxStream<'a, Result<IndexEntry, CatalogError>>;
 
 /// The rules by which a catalog plans, the same for writers and for us.
 #[derive(Debug, Clone, PartialEq)]
@@ -156,6 +213,10 @@ pub struct QueueDepths {
     pub drops_idle_count: u64,
     /// Deletes handed out.
     pub drops_processing_count: u64,
+    /// Moves waiting, due or not.
+    pub moves_idle_count: u64,
+    /// Moves handed out.
+    pub moves_processing_count: u64,
     /// Items that were given up, with their reason.
     pub failed_count: u64,
 }
@@ -221,12 +282,45 @@ pub trait Catalog: Send + Sync + 'static {
     /// Every table that holds files, sorted.
     async fn tables(&self) -> Result<Vec<TableRef>, CatalogError>;
 
-    /// The entries of one table, sorted by path.
+    /// Every database that holds files, sorted.
+    async fn databases(&self) -> Result<Vec<String>, CatalogError> {
+        let tables = self.tables().await?;
+        let mut names: Vec<String> = tables
+            .iter()
+            .map(|table| table.database().to_owned())
+            .collect();
+        // Tables are sorted by database.
+        names.dedup();
+        Ok(names)
+    }
+
+    /// The partitions of a table that hold files, sorted, as they were counted when files were
+    /// registered and removed.
+    async fn folders(&self, table: &TableRef) -> Result<Vec<Folder>, CatalogError>;
+
+    /// The entry of a file if it lies in this layer. The empty name stands for the first layer.
+    async fn get(
+        &self,
+        table: &TableRef,
+        layer: &LayerName,
+        path: &DataPath,
+    ) -> Result<Option<IndexEntry>, CatalogError>;
+
+    /// The entries of one table, as they come: memory does not grow with the table, but for 16
+    /// bytes per file of one first folder (each file comes once). What changes meanwhile may be
+    /// seen or not.
+    fn query<'a>(&'a self, table: &TableRef, filter: &EntryFilter) -> EntryStream<'a>;
+
+    /// The entries of one table, sorted by path, all in memory.
     async fn entries(
         &self,
         table: &TableRef,
         filter: &EntryFilter,
-    ) -> Result<Vec<IndexEntry>, CatalogError>;
+    ) -> Result<Vec<IndexEntry>, CatalogError> {
+        let mut entries: Vec<IndexEntry> = self.query(table, filter).try_collect().await?;
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(entries)
+    }
 
     /// The entry of each path, in order; `None` where the index has none.
     async fn resolve(
@@ -235,8 +329,22 @@ pub trait Catalog: Send + Sync + 'static {
         paths: &[DataPath],
     ) -> Result<Vec<Option<IndexEntry>>, CatalogError>;
 
-    /// Registers `add`, then removes `remove` (whose bytes are deleted 30 s later).
+    /// Registers `add`, then removes `remove` (whose bytes are deleted 30 s later). Many entries
+    /// go in several steps, each of which happens completely or not at all; after an error the
+    /// same call may be repeated.
     async fn batch(&self, add: &[IndexEntry], remove: &[IndexEntry]) -> Result<(), CatalogError>;
+
+    /// As [`batch`](Self::batch), in one step that happens completely or not at all. Redis
+    /// answers nobody else meanwhile (about 15 µs for each entry).
+    ///
+    /// # Errors
+    /// [`CatalogError::Refused`] when the catalog cannot do that: more than 100,000 entries, or
+    /// more than one partition of the embedded catalog.
+    async fn batch_atomic(
+        &self,
+        add: &[IndexEntry],
+        remove: &[IndexEntry],
+    ) -> Result<(), CatalogError>;
 
     /// Looks for files that nobody registered (embedded); does nothing where writers register their own (Redis).
     async fn refresh(&self) -> Result<Refreshed, CatalogError>;
@@ -308,8 +416,36 @@ pub trait Catalog: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Prolongs a claim; the old lease is void afterwards.
+    ///
+    /// # Errors
+    /// [`CatalogError::LeaseLost`] when somebody else took over.
+    async fn renew_drop(&self, claim: &ClaimedDrop, lease: Duration)
+    -> Result<Lease, CatalogError>;
+
     /// Gives a delete back; it is due again after `delay`.
     async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError>;
+
+    /// Takes up to `limit` files whose time in their layer is over. The embedded catalog, which
+    /// works on one layer, has none.
+    async fn claim_moves(
+        &self,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedMove>, CatalogError>;
+
+    /// Prolongs a claim; the old lease is void afterwards.
+    ///
+    /// # Errors
+    /// [`CatalogError::LeaseLost`] when somebody else took over.
+    async fn renew_move(&self, claim: &ClaimedMove, lease: Duration)
+    -> Result<Lease, CatalogError>;
+
+    /// Gives a move back; it is due again after `delay`.
+    async fn release_move(&self, claim: &ClaimedMove, delay: Duration) -> Result<(), CatalogError>;
+
+    /// Ends a move whose index change (the new file in, the old one out) was made before.
+    async fn finish_move(&self, claim: &ClaimedMove) -> Result<(), CatalogError>;
 
     /// Lets go of everything that keeps another catalog from being opened on the same place.
     /// Nothing is claimed at this point, and no call follows.

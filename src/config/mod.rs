@@ -63,10 +63,37 @@ pub enum CatalogConfig {
 /// How to reach Redis.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RedisConfig {
-    /// `redis://[user:password@]host[:port][/db]`.
+    /// `redis://[user:password@]host[:port][/db]`, `rediss://…`, `unix://…`,
+    /// `redis+sentinel://[user:password@]host[:port],…/master[/db]` or `rediss+sentinel://…`.
     pub url: Secret,
     /// Longest wait for a connection or an answer.
     pub timeout: Duration,
+    /// Certificates, for `rediss` only.
+    pub tls: TlsConfig,
+}
+
+impl RedisConfig {
+    /// A server with the defaults of everything else.
+    pub fn new(url: &str) -> Self {
+        Self {
+            url: Secret(url.to_owned()),
+            timeout: Duration::from_secs(5),
+            tls: TlsConfig::default(),
+        }
+    }
+}
+
+/// Whom to trust, and who we are. By default the server is verified against the usual roots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM file of the only authorities that are trusted.
+    pub ca: Option<PathBuf>,
+    /// PEM file of our own certificate, for servers that ask for one.
+    pub cert: Option<PathBuf>,
+    /// PEM file of its key.
+    pub key: Option<PathBuf>,
+    /// Verifies nothing.
+    pub insecure: bool,
 }
 
 /// One storage layer.

@@ -20,6 +20,17 @@ impl Config {
                 out.text("type", "redis");
                 out.text("url", &redis.url.hidden_url());
                 out.text("timeout", &format_duration(redis.timeout));
+                let tls = &redis.tls;
+                for (key, file) in [
+                    ("tls_ca", &tls.ca),
+                    ("tls_cert", &tls.cert),
+                    ("tls_key", &tls.key),
+                ] {
+                    if let Some(file) = file {
+                        out.text(key, &file.to_string_lossy());
+                    }
+                }
+                out.plain("tls_insecure", tls.insecure);
             }
         }
         for layer in &self.layers {

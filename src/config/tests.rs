@@ -494,8 +494,12 @@ fn settings() -> impl Strategy<Value = Config> {
             )| Config {
                 catalog: if is_redis {
                     CatalogConfig::Redis(RedisConfig {
-                        url: Secret("redis://me@host:1/2".to_owned()),
+                        url: Secret("rediss://me@host:1/2".to_owned()),
                         timeout: Duration::from_millis(1500),
+                        tls: TlsConfig {
+                            insecure: true,
+                            ..TlsConfig::default()
+                        },
                     })
                 } else {
                     CatalogConfig::Json

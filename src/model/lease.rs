@@ -1,6 +1,6 @@
 //! The right to work on something for a while.
 
-use super::{DropItem, MergePlan};
+use super::{DropItem, MergePlan, MoveItem};
 
 /// Proof that a claim is still ours. The token is the claimed item's exact text
 /// (Redis) or a number that is never given twice (embedded): nobody else can hold it.
@@ -27,5 +27,14 @@ pub struct ClaimedDrop {
     /// What to delete.
     pub item: DropItem,
     /// Our right to it.
+    pub lease: Lease,
+}
+
+/// A move that is ours until its lease ends.
+#[derive(Debug, Clone)]
+pub struct ClaimedMove {
+    /// What to move.
+    pub item: MoveItem,
+    /// Our right to it; replaced at each renewal.
     pub lease: Lease,
 }

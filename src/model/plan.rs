@@ -65,6 +65,37 @@ pub struct DropItem {
     pub due_s: i64,
 }
 
+/// A file that is to leave its layer, because its time there is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MoveItem {
+    /// Its id.
+    pub id: PlanId,
+    /// The table.
+    pub table: TableRef,
+    /// The writer whose queue it stands in.
+    pub writer: WriterId,
+    /// The file.
+    pub path_from: DataPath,
+    /// The layer that holds its bytes.
+    pub layer_from: LayerName,
+    /// Its name in the next layer: same folder and iteration. Names of the original repeat, so
+    /// a file may be there already.
+    pub path_to: DataPath,
+    /// The next layer; `None` when there is none and the file is to be deleted.
+    pub layer_to: Option<LayerName>,
+    /// Not before this time, Unix seconds.
+    pub due_s: i64,
+}
+
+/// A partition and how much is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder {
+    /// The partition.
+    pub dir: PartitionDir,
+    /// Files in it, in all layers.
+    pub files_count: u64,
+}
+
 /// An input that a merge left out: it stays in the index, readable, and is not planned again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetAside {

@@ -2,6 +2,7 @@
 
 use std::{any::Any, sync::Arc, time::Duration};
 
+use futures_util::TryStreamExt;
 use gigamerge::{
     catalog::{
         Catalog, CatalogError, CommitOutcome, EntryFilter, LayerRule, Level, MergeCommit, Policy,
@@ -484,6 +485,104 @@ pub mod promises {
         assert_eq!(plans[0].queue.writer.as_str(), "w1");
     }
 
+    pub async fn a_file_is_found_by_its_layer_and_path(catalog: &dyn Catalog) {
+        add(catalog, &["a.1"]).await;
+        let get = async |layer: &str, name: &str| {
+            let layer = LayerName::parse(layer).unwrap();
+            catalog.get(&table(), &layer, &path(name)).await.unwrap()
+        };
+        assert_eq!(get("hot", "a.1").await, Some(entry("a.1", 100)));
+        assert_eq!(get("", "a.1").await, Some(entry("a.1", 100)));
+        assert_eq!(get("cold", "a.1").await, None);
+        assert_eq!(get("hot", "b.1").await, None);
+    }
+
+    pub async fn databases_and_folders_are_listed(catalog: &dyn Catalog) {
+        let mut other = entry("c.1", 100);
+        other.table = TableRef::new("logs", "web").unwrap();
+        let mut deeper = entry("d.1", 100);
+        deeper.path = DataPath::parse("date=2024-01-16/x/y/d.1.parquet").unwrap();
+        let added = [entry("a.1", 100), entry("b.1", 100), other, deeper];
+        catalog.batch(&added, &[]).await.unwrap();
+        assert_eq!(catalog.databases().await.unwrap(), ["logs", "metrics"]);
+        let folders = catalog.folders(&table()).await.unwrap();
+        let shown: Vec<_> = folders
+            .iter()
+            .map(|folder| (folder.dir.as_str(), folder.files_count))
+            .collect();
+        assert_eq!(shown, [(DIR, 2), ("date=2024-01-16/x/y", 1)]);
+        catalog.batch(&[], &added[..2]).await.unwrap();
+        assert_eq!(catalog.folders(&table()).await.unwrap().len(), 1);
+    }
+
+    pub async fn a_query_gives_each_file_once_as_it_comes(catalog: &dyn Catalog) {
+        let added: Vec<IndexEntry> = (0..3000)
+            .map(|number| {
+                let mut entry = entry("a.1", 100);
+                let file = format!("day={}/hour={}/{number}.1.parquet", number % 3, number % 5);
+                entry.path = DataPath::parse(&file).unwrap();
+                entry.min_time_ns = number;
+                entry.max_time_ns = number + 9;
+                entry
+            })
+            .collect();
+        catalog.batch(&added, &[]).await.unwrap();
+        let filter = EntryFilter {
+            after_ns: Some(1000),
+            before_ns: Some(2000),
+            folder: Some("day=1".to_owned()),
+            iteration: None,
+        };
+        let mut found = Vec::new();
+        let mut stream = catalog.query(&table(), &filter);
+        while let Some(entry) = stream.try_next().await.unwrap() {
+            found.push(entry.min_time_ns);
+        }
+        found.sort_unstable();
+        // The first file ends exactly at the edge, the last one starts exactly there.
+        let expected: Vec<i64> = (991..=2000).filter(|number| number % 3 == 1).collect();
+        assert_eq!(found, expected);
+        let all: Vec<IndexEntry> = catalog
+            .query(&table(), &EntryFilter::default())
+            .try_collect()
+            .await
+            .unwrap();
+        assert_eq!(all.len(), 3000);
+    }
+
+    pub async fn one_step_registers_everything_or_nothing(catalog: &dyn Catalog) {
+        let entries = [entry("a.1", 100), entry("b.1", 100)];
+        catalog.batch_atomic(&entries, &[]).await.unwrap();
+        assert_eq!(names(catalog).await, ["a.1.parquet", "b.1.parquet"]);
+        let mut unknown = entry("d.1", 100);
+        unknown.layer = LayerName::parse("nowhere").unwrap();
+        let result = catalog
+            .batch_atomic(&[entry("c.1", 100), unknown], &entries)
+            .await;
+        assert!(
+            matches!(result, Err(CatalogError::Refused { .. })),
+            "{result:?}"
+        );
+        assert_eq!(names(catalog).await, ["a.1.parquet", "b.1.parquet"]);
+    }
+
+    pub async fn a_delete_can_be_prolonged(catalog: &dyn Catalog) {
+        add(catalog, &["a.1"]).await;
+        let claimed = claim(catalog, LEASE).await;
+        let outcome = catalog
+            .commit_merge(&claimed, &commit_of(&claimed, "o.2"))
+            .await;
+        assert_eq!(outcome.unwrap(), CommitOutcome::Committed);
+        let mut drops = catalog.claim_drops(10, LEASE).await.unwrap();
+        let mut drop = drops.pop().unwrap();
+        let first = drop.lease.token.clone();
+        drop.lease = catalog.renew_drop(&drop, LEASE).await.unwrap();
+        assert_ne!(drop.lease.token, first);
+        catalog.finish_drop(&drop).await.unwrap();
+        assert!(is_lease_lost(&catalog.renew_drop(&drop, LEASE).await));
+        assert!(catalog.claim_moves(10, LEASE).await.unwrap().is_empty());
+    }
+
     pub async fn many_files_are_registered_in_one_call(catalog: &dyn Catalog) {
         let files: Vec<IndexEntry> = (0..4500).map(|n| entry(&format!("f{n}.1"), 1)).collect();
         catalog.batch(&files, &[]).await.unwrap();
@@ -532,6 +631,11 @@ macro_rules! keeps_its_promises {
             a_new_policy_holds_for_later_calls
             only_the_writers_that_are_served_get_work_done
             many_files_are_registered_in_one_call
+            a_file_is_found_by_its_layer_and_path
+            databases_and_folders_are_listed
+            a_query_gives_each_file_once_as_it_comes
+            one_step_registers_everything_or_nothing
+            a_delete_can_be_prolonged
         }
     };
 }

@@ -252,7 +252,10 @@ fn a_catalog_that_cannot_be() {
         Case::new().lake(&format!("catalog.url = 'redis://:{PASSWORD}@host'")),
         url(&format!("{PASSWORD}@host")),
         url(&format!("http://:{PASSWORD}@host")),
-        url(&format!("redis+sentinel://:{PASSWORD}@host/main/0")),
+        url(&format!("redis+sentinel://:{PASSWORD}@host")),
+        url(&format!("redis+sentinel://:{PASSWORD}@host,/main/0")),
+        url(&format!("redis+sentinel://:{PASSWORD}@host/main/first")),
+        url(&format!("redis+sentinel://:a,{PASSWORD}@host:0/main")),
         url(&format!("redis://:{PASSWORD}@")),
         url(&format!("redis://:{PASSWORD}@host:port")),
         url(&format!("redis://:{PASSWORD}@host:70000")),
@@ -263,6 +266,45 @@ fn a_catalog_that_cannot_be() {
         url(&format!("redis://:a#{PASSWORD}@host")),
         url("redis://host/0#insecure"),
     ]));
+}
+
+#[test]
+fn certificates_that_cannot_be() {
+    let tls = |url: &str, settings: &str| {
+        let case = Case::new();
+        std::fs::write(case.dir.path().join("ca.pem"), "").unwrap();
+        case.lake(&format!(
+            "[catalog]\ntype = 'redis'\nurl = '{url}'\n{settings}"
+        ))
+    };
+    insta::assert_snapshot!(all(&[
+        tls("redis://host", "tls_ca = 'DIR/ca.pem'"),
+        tls("redis+sentinel://host/main", "tls_insecure = true"),
+        tls("rediss://host", "tls_ca = 'DIR/missing.pem'"),
+        tls("rediss://host", "tls_cert = 'DIR/ca.pem'"),
+        tls("rediss://host", "tls_key = 'DIR/ca.pem'"),
+        tls(
+            "rediss://host",
+            "tls_ca = 'DIR/ca.pem'\ntls_insecure = true"
+        ),
+        tls("rediss://host", "tls_insecure = 'yes'"),
+    ]));
+}
+
+#[test]
+fn sentinel_urls_that_are_right() {
+    for url in [
+        "redis+sentinel://host/main",
+        "redis+sentinel://me:p%2Cw@a,b:1,[::1]:2/main/3",
+        "rediss+sentinel://a,b/main/0",
+    ] {
+        let text = of_file(&format!("catalog = {{ type = 'redis', url = '{url}' }}"));
+        assert_eq!(text, "", "{url}");
+        // The catalog that will use it thinks the same.
+        let config = gigamerge::config::RedisConfig::new(url);
+        let policy = std::sync::Arc::new(crate::catalog_suite::policy());
+        gigamerge::catalog::redis::RedisCatalog::connect(&config, policy).unwrap();
+    }
 }
 
 #[test]

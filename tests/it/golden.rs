@@ -3,8 +3,11 @@
 //! Each file in `tests/golden/cases/` is one case: calls, replies, and the whole keyspace after
 //! each step that changed it. Fresh ids, names and times are masked there. Where ours differs on
 //! purpose, `tests/golden/differences.json` says why and what ours must give: replies by
-//! `<step>.<call>`, values of keys (`null`: absent) that hold from a step on, and commands to
-//! run before (`first`).
+//! `<step>.<call>`, values of keys (`null`: absent) that hold from a step on, what reads give by
+//! step (`reads`: files as `path@layer`), and commands to run before (`first`).
+//!
+//! What the original's client read (`get`, `query`, `paths`, `tables`, `databases`) is read with
+//! the library.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,11 +15,18 @@ use std::{
     time::Duration,
 };
 
-use gigamerge::catalog::redis::scripts;
+use chrono::DateTime;
+use gigamerge::{
+    catalog::{
+        Catalog, EntryFilter,
+        redis::{RedisCatalog, scripts},
+    },
+    model::{DataPath, IndexEntry, Iteration, LayerName, TableRef},
+};
 use redis::{Connection, RedisResult};
 use serde_json::{Map, Value, json};
 
-use crate::support::redis_server::RedisServer;
+use crate::{catalog_suite::policy, support::redis_server::RedisServer};
 
 /// How far a time may lie after the recorded one: a replay is not as fast as the recording.
 const TIME_TOLERANCE_S: i64 = 4;
@@ -50,6 +60,7 @@ fn our_scripts_do_what_the_recorded_exchanges_show() {
             .unwrap();
         assert_eq!(loaded, script.sha1);
     }
+    let library = Library::new(&server);
     let differences = read_json(&golden("differences.json"));
     let differences = differences.as_object().unwrap();
     let mut files: Vec<_> = std::fs::read_dir(golden("cases"))
@@ -64,10 +75,10 @@ fn our_scripts_do_what_the_recorded_exchanges_show() {
         let case = read_json(&file);
         let name = case["name"].as_str().unwrap().to_owned();
         let difference = differences.get(&name);
-        for problem in Replay::run(&mut connection, &case, difference) {
+        for problem in Replay::run(&mut connection, &library, &case, difference) {
             problems.push(format!("{name}: {problem}"));
         }
-        if difference.is_some() && Replay::run(&mut connection, &case, None).is_empty() {
+        if difference.is_some() && Replay::run(&mut connection, &library, &case, None).is_empty() {
             problems.push(format!("{name}: differs no more; take it from the list"));
         }
         names.push(name);
@@ -76,6 +87,103 @@ fn our_scripts_do_what_the_recorded_exchanges_show() {
         assert!(names.contains(name), "{name} is listed, but is no case");
     }
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+/// Reads as a Rust program does.
+struct Library {
+    catalog: RedisCatalog,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Library {
+    fn new(server: &RedisServer) -> Self {
+        Self {
+            catalog: RedisCatalog::connect(&server.config(), std::sync::Arc::new(policy()))
+                .unwrap(),
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap(),
+        }
+    }
+
+    /// What a recorded read gives here, in its recorded form; `None` for other operations.
+    fn read(&self, case: &Value, step: &Value) -> Option<Value> {
+        let operation = step["op"].as_str().unwrap();
+        if !["get", "query", "paths", "tables", "databases"].contains(&operation) {
+            return None;
+        }
+        let arguments = &step["args"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let database = text(&case["database"]);
+        let table = arguments["table"].as_str().or(case["table"].as_str());
+        let Ok(table) = TableRef::new(&database, table.unwrap()) else {
+            return Some(json!("refused"));
+        };
+        let time_ns = |value: &Value| {
+            let time = DateTime::parse_from_rfc3339(value.as_str()?).unwrap();
+            time.timestamp_nanos_opt()
+        };
+        let catalog = &self.catalog;
+        Some(self.runtime.block_on(async {
+            match operation {
+                "get" => {
+                    let layer = LayerName::parse(&text(&arguments["layer"])).unwrap();
+                    let path = DataPath::parse(&text(&arguments["path"])).unwrap();
+                    let found = catalog.get(&table, &layer, &path).await.unwrap();
+                    found.as_ref().map_or(Value::Null, recorded_form)
+                }
+                "query" => {
+                    let filter = EntryFilter {
+                        after_ns: time_ns(&arguments["after"]),
+                        before_ns: time_ns(&arguments["before"]),
+                        folder: arguments["folder"].as_str().map(str::to_owned),
+                        iteration: arguments["iteration"]
+                            .as_u64()
+                            .map(|number| Iteration(number.try_into().unwrap())),
+                    };
+                    let found = catalog.entries(&table, &filter).await.unwrap();
+                    found.iter().map(recorded_form).collect()
+                }
+                "paths" => {
+                    let found = catalog.folders(&table).await.unwrap();
+                    found.iter().map(|folder| folder.dir.as_str()).collect()
+                }
+                "tables" => {
+                    let mut found = catalog.tables().await.unwrap();
+                    found.retain(|table| table.database() == database);
+                    found.iter().map(TableRef::table).collect()
+                }
+                _ => catalog.databases().await.unwrap().into_iter().collect(),
+            }
+        }))
+    }
+}
+
+fn recorded_form(entry: &IndexEntry) -> Value {
+    json!({
+        "chunk_time": entry.chunk_time_ns, "database": entry.table.database(),
+        "layer": entry.layer.as_str(), "max": entry.max, "max_time": entry.max_time_ns,
+        "min": entry.min, "min_time": entry.min_time_ns, "path": entry.path.as_str(),
+        "row_count": entry.row_count, "size_bytes": entry.size_bytes,
+        "table": entry.table.table(), "writer_id": entry.writer.as_str(),
+    })
+}
+
+/// Files as `path@layer`, lists sorted: the form of the stated differences.
+fn short_form(read: &Value) -> Value {
+    match read {
+        Value::Array(list) => {
+            let mut list: Vec<Value> = list.iter().map(short_form).collect();
+            list.sort_by_key(Value::to_string);
+            Value::Array(list)
+        }
+        Value::Object(entry) => {
+            let text = |name: &str| entry[name].as_str().unwrap().to_owned();
+            format!("{}@{}", text("path"), text("layer")).into()
+        }
+        other => other.clone(),
+    }
 }
 
 struct Replay<'a> {
@@ -91,6 +199,7 @@ struct Replay<'a> {
 impl<'a> Replay<'a> {
     fn run(
         connection: &'a mut Connection,
+        library: &Library,
         case: &Value,
         difference: Option<&Value>,
     ) -> Vec<String> {
@@ -114,6 +223,9 @@ impl<'a> Replay<'a> {
         let mut recorded: BTreeMap<String, Value> = BTreeMap::new();
         for (number, step) in case["steps"].as_array().unwrap().iter().enumerate() {
             replay.play(number, step, difference);
+            if let Some(ours) = library.read(case, step) {
+                replay.compare_read(number, step, difference, &ours);
+            }
             if let Some(keys) =
                 difference.and_then(|difference| difference["keys"][number.to_string()].as_object())
             {
@@ -228,6 +340,39 @@ impl<'a> Replay<'a> {
         if !is_equal {
             self.problems
                 .push(format!("{place}: replied {ours}, not {expected}"));
+        }
+    }
+
+    fn compare_read(
+        &mut self,
+        number: usize,
+        step: &Value,
+        difference: Option<&Value>,
+        ours: &Value,
+    ) {
+        let listed = difference.and_then(|difference| difference["reads"].get(number.to_string()));
+        let is_same = match listed {
+            Some(expected) => short_form(ours) == *expected,
+            None => {
+                let sorted = |read: &Value| match read {
+                    Value::Array(list) => {
+                        let mut list = list.clone();
+                        list.sort_by_key(|item| short_form(item).to_string());
+                        Value::Array(list)
+                    }
+                    other => other.clone(),
+                };
+                let (expected, ours) = (sorted(&step["result"]), sorted(ours));
+                self.is_same(&expected, &ours)
+            }
+        };
+        if !is_same {
+            self.problems.push(format!(
+                "step {number}: {} {} gave {}",
+                step["op"],
+                step["args"],
+                short_form(ours)
+            ));
         }
     }
 

@@ -10,7 +10,7 @@ use gigamerge::{
     catalog::{
         Catalog, CatalogError, CommitOutcome, EntryFilter, MergeCommit, redis::RedisCatalog,
     },
-    config::{RedisConfig, Secret},
+    config::RedisConfig,
     model::{Iteration, TableRef},
 };
 
@@ -127,10 +127,7 @@ async fn a_server_that_hangs_costs_the_timeout_and_no_more() {
 #[tokio::test]
 async fn a_wrong_password_is_refused_and_never_printed() {
     let server = RedisServer::start_with(&["--requirepass", "right-s3cret"]);
-    let url = |password: &str| RedisConfig {
-        url: Secret(format!("{}?pass={password}", server.url())),
-        timeout: Duration::from_secs(5),
-    };
+    let url = |password: &str| RedisConfig::new(&format!("{}?pass={password}", server.url()));
     let catalog = connect(&url("wrong-s3cret"));
     let error = catalog.ping().await.unwrap_err();
     assert!(
@@ -170,10 +167,10 @@ fn free_port() -> u16 {
 async fn a_commit_or_renewal_whose_answer_is_lost_is_not_lost() {
     let server = RedisServer::start();
     let proxy = CuttingProxy::start(&server.socket());
-    let catalog = connect(&RedisConfig {
-        url: Secret(format!("unix://{}", proxy.socket().display())),
-        timeout: Duration::from_secs(5),
-    });
+    let catalog = connect(&RedisConfig::new(&format!(
+        "unix://{}",
+        proxy.socket().display()
+    )));
     let files = ["a.1", "b.1"].map(|name| entry(name, 100));
     catalog.batch(&files, &[]).await.unwrap();
     let queue = catalog.due_merges(Iteration(1), 1).await.unwrap()[0]

@@ -16,15 +16,15 @@ use super::{Probe, partition::Partition, refresh};
 use crate::{
     catalog::{CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths},
     model::{
-        ClaimedDrop, ClaimedMerge, DataPath, IndexEntry, Iteration, LayerName, Lease, MergePlan,
-        MergeQueue, PartitionDir, PlanId, TableRef,
+        ClaimedDrop, ClaimedMerge, DataPath, Folder, IndexEntry, Iteration, LayerName, Lease,
+        MergePlan, MergeQueue, PartitionDir, PlanId, TableRef,
     },
 };
 
 /// A delete asked for by a writer waits this long, as in the Redis scripts.
 const WRITER_DROP_DELAY_S: i64 = 30;
 
-type PartitionKey = (TableRef, PartitionDir, LayerName);
+pub(super) type PartitionKey = (TableRef, PartitionDir, LayerName);
 
 pub(super) struct Inner {
     pub(super) layers: Vec<(LayerName, PathBuf)>,
@@ -174,18 +174,51 @@ impl Inner {
         tables.into_iter().collect()
     }
 
-    pub(super) fn entries(&self, table: &TableRef, filter: &EntryFilter) -> Vec<IndexEntry> {
+    pub(super) fn folders(&self, table: &TableRef) -> Vec<Folder> {
+        let mut counts: BTreeMap<PartitionDir, u64> = BTreeMap::new();
+        for partition in guard(&self.partitions).values() {
+            let files_count = partition.entries().count() as u64;
+            if partition.table == *table && files_count > 0 {
+                *counts.entry(partition.dir.clone()).or_default() += files_count;
+            }
+        }
+        counts
+            .into_iter()
+            .map(|(dir, files_count)| Folder { dir, files_count })
+            .collect()
+    }
+
+    /// A layer that is not configured holds nothing.
+    pub(super) fn get(
+        &self,
+        table: &TableRef,
+        layer: &LayerName,
+        path: &DataPath,
+    ) -> Option<IndexEntry> {
+        let layer = self.layer(layer).ok()?.0.clone();
+        guard(&self.partitions)
+            .get(&(table.clone(), path.dir(), layer))?
+            .entry(path)
+            .cloned()
+    }
+
+    pub(super) fn partition_keys(&self, table: &TableRef) -> Vec<PartitionKey> {
         let partitions = guard(&self.partitions);
-        let wanted = partitions
-            .values()
-            .filter(|partition| partition.table == *table);
-        let mut entries: Vec<IndexEntry> = wanted
-            .flat_map(Partition::entries)
+        partitions
+            .keys()
+            .filter(|(of, _, _)| of == table)
+            .cloned()
+            .collect()
+    }
+
+    /// Entries of one partition; none when it is gone.
+    pub(super) fn entries_of(&self, key: &PartitionKey, filter: &EntryFilter) -> Vec<IndexEntry> {
+        let partitions = guard(&self.partitions);
+        let entries = partitions.get(key).into_iter().flat_map(Partition::entries);
+        entries
             .filter(|entry| filter.matches(entry))
             .cloned()
-            .collect();
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
-        entries
+            .collect()
     }
 
     pub(super) fn resolve(&self, table: &TableRef, paths: &[DataPath]) -> Vec<Option<IndexEntry>> {
@@ -321,6 +354,19 @@ impl Inner {
             })?;
         }
         Ok(())
+    }
+
+    pub(super) fn renew_drop(
+        &self,
+        claim: &ClaimedDrop,
+        lease: Duration,
+    ) -> Result<Lease, CatalogError> {
+        let item = &claim.item;
+        let token =
+            self.with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
+                partition.renew_drop(&claim.lease.token, lease)
+            })?;
+        Ok(lease_for(&token, lease))
     }
 
     pub(super) fn release_drop(

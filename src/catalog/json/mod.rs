@@ -15,7 +15,7 @@ mod refresh;
 mod work;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
     path::{Path, PathBuf},
     sync::{
@@ -26,15 +26,17 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use serde_json::{Map, Value};
 
 use self::index::{Inner, guard};
 use super::{
-    Catalog, CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths, Refreshed,
+    Catalog, CatalogError, CommitOutcome, EntryFilter, EntryStream, MergeCommit, Policy,
+    QueueDepths, Refreshed,
 };
 use crate::model::{
-    ClaimedDrop, ClaimedMerge, DataPath, IndexEntry, Iteration, LayerName, Lease, MergePlan,
-    MergeQueue, TableRef,
+    ClaimedDrop, ClaimedMerge, ClaimedMove, DataPath, Folder, IndexEntry, Iteration, LayerName,
+    Lease, MergePlan, MergeQueue, TableRef,
 };
 
 const LOCK_NAME: &str = ".gigamerge.lock";
@@ -151,6 +153,13 @@ fn lock(root: &Path) -> Result<File, CatalogError> {
     }
 }
 
+/// No move is ever handed out here.
+fn not_ours(claim: &ClaimedMove) -> CatalogError {
+    CatalogError::LeaseLost {
+        what: claim.item.path_from.to_string(),
+    }
+}
+
 #[async_trait]
 impl Catalog for JsonCatalog {
     fn set_policy(&self, policy: Arc<Policy>) {
@@ -165,14 +174,46 @@ impl Catalog for JsonCatalog {
         self.blocking(|inner| Ok(inner.tables())).await
     }
 
-    async fn entries(
+    async fn folders(&self, table: &TableRef) -> Result<Vec<Folder>, CatalogError> {
+        let table = table.clone();
+        self.blocking(move |inner| Ok(inner.folders(&table))).await
+    }
+
+    async fn get(
         &self,
         table: &TableRef,
-        filter: &EntryFilter,
-    ) -> Result<Vec<IndexEntry>, CatalogError> {
-        let (table, filter) = (table.clone(), filter.clone());
-        self.blocking(move |inner| Ok(inner.entries(&table, &filter)))
+        layer: &LayerName,
+        path: &DataPath,
+    ) -> Result<Option<IndexEntry>, CatalogError> {
+        let (table, layer, path) = (table.clone(), layer.clone(), path.clone());
+        self.blocking(move |inner| Ok(inner.get(&table, &layer, &path)))
             .await
+    }
+
+    fn query<'a>(&'a self, table: &TableRef, filter: &EntryFilter) -> EntryStream<'a> {
+        let (table, filter) = (table.clone(), filter.clone());
+        let keys = self.blocking(move |inner| Ok(inner.partition_keys(&table)));
+        // A partition at a time: nothing is held while the caller works.
+        let entries = futures_util::stream::once(keys)
+            .flat_map(|keys| match keys {
+                Ok(keys) => futures_util::stream::iter(keys.into_iter().map(Ok)).left_stream(),
+                Err(error) => futures_util::stream::iter([Err(error)]).right_stream(),
+            })
+            .then(move |key| {
+                let filter = filter.clone();
+                async move {
+                    let key = key?;
+                    self.blocking(move |inner| Ok(inner.entries_of(&key, &filter)))
+                        .await
+                }
+            })
+            .flat_map(|found| match found {
+                Ok(entries) => {
+                    futures_util::stream::iter(entries.into_iter().map(Ok)).left_stream()
+                }
+                Err(error) => futures_util::stream::iter([Err(error)]).right_stream(),
+            });
+        entries.boxed()
     }
 
     async fn resolve(
@@ -188,6 +229,26 @@ impl Catalog for JsonCatalog {
     async fn batch(&self, add: &[IndexEntry], remove: &[IndexEntry]) -> Result<(), CatalogError> {
         let (add, remove) = (add.to_vec(), remove.to_vec());
         self.blocking(move |inner| inner.batch(&add, &remove)).await
+    }
+
+    async fn batch_atomic(
+        &self,
+        add: &[IndexEntry],
+        remove: &[IndexEntry],
+    ) -> Result<(), CatalogError> {
+        let places: BTreeSet<_> = add
+            .iter()
+            .chain(remove)
+            .map(|entry| (&entry.table, entry.path.dir(), &entry.layer))
+            .collect();
+        if places.len() > 1 {
+            return Err(CatalogError::Refused {
+                context: "one step for several partitions".to_owned(),
+                reason: "each has its own metadata.json; call batch, or once for each partition"
+                    .to_owned(),
+            });
+        }
+        self.batch(add, remove).await
     }
 
     async fn refresh(&self) -> Result<Refreshed, CatalogError> {
@@ -276,6 +337,44 @@ impl Catalog for JsonCatalog {
         let claims = claims.to_vec();
         self.blocking(move |inner| inner.finish_drops(&claims))
             .await
+    }
+
+    async fn renew_drop(
+        &self,
+        claim: &ClaimedDrop,
+        lease: Duration,
+    ) -> Result<Lease, CatalogError> {
+        let claim = claim.clone();
+        self.blocking(move |inner| inner.renew_drop(&claim, lease))
+            .await
+    }
+
+    async fn claim_moves(
+        &self,
+        _limit: usize,
+        _lease: Duration,
+    ) -> Result<Vec<ClaimedMove>, CatalogError> {
+        Ok(Vec::new())
+    }
+
+    async fn renew_move(
+        &self,
+        claim: &ClaimedMove,
+        _lease: Duration,
+    ) -> Result<Lease, CatalogError> {
+        Err(not_ours(claim))
+    }
+
+    async fn release_move(
+        &self,
+        claim: &ClaimedMove,
+        _delay: Duration,
+    ) -> Result<(), CatalogError> {
+        Err(not_ours(claim))
+    }
+
+    async fn finish_move(&self, claim: &ClaimedMove) -> Result<(), CatalogError> {
+        Err(not_ours(claim))
     }
 
     async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError> {

@@ -247,6 +247,16 @@ impl Partition {
         self.change(|_| {})
     }
 
+    pub(super) fn renew_drop(
+        &mut self,
+        token: &str,
+        lease: Duration,
+    ) -> Result<String, CatalogError> {
+        self.drops
+            .renew(token, lease)
+            .ok_or_else(|| self.lease_lost())
+    }
+
     pub(super) fn release_drop(
         &mut self,
         token: &str,

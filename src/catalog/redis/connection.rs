@@ -9,11 +9,12 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError,
-    ServerErrorKind, aio::MultiplexedConnection,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind,
+    aio::MultiplexedConnection,
 };
 use tokio::sync::Mutex;
 
+use super::endpoint::{Endpoint, Failure};
 use crate::{catalog::CatalogError, config::RedisConfig};
 
 /// Pause after the first failed attempt; doubles with each further one.
@@ -25,7 +26,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 pub(super) type Answer<T> = Result<T, RedisError>;
 
 pub(super) struct Connection {
-    client: Client,
+    endpoint: Endpoint,
     timeout: Duration,
     /// Texts that must not appear in errors.
     secrets: Vec<String>,
@@ -49,25 +50,15 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Checks the URL; connects to nothing.
+    /// Checks URL and certificates; connects to nothing.
     ///
     /// # Errors
-    /// [`CatalogError::Refused`] when the URL cannot be used.
+    /// [`CatalogError::Refused`] when the URL or a certificate cannot be used.
     pub(super) fn new(config: &RedisConfig) -> Result<Self, CatalogError> {
         // Whoever comes second finds one installed; it is the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        // The library's own text is left out: it may repeat parts of the URL.
-        let client = Client::open(config.url.0.as_str()).map_err(|_| CatalogError::Refused {
-            context: "the Redis URL".to_owned(),
-            reason: "it is not of the form redis://[user:password@]host[:port][/db], rediss://… or unix://path".to_owned(),
-        })?;
-        let mut secrets: Vec<String> = client
-            .get_connection_info()
-            .redis_settings()
-            .password()
-            .map(str::to_owned)
-            .into_iter()
-            .collect();
+        let endpoint = Endpoint::new(config)?;
+        let mut secrets = endpoint.secrets();
         // As written, a password may be percent-encoded.
         if let Some((credentials, _)) = config.url.0.rsplit_once('@')
             && let Some((_, written)) = credentials.rsplit_once(':')
@@ -76,7 +67,7 @@ impl Connection {
         }
         secrets.retain(|secret| !secret.is_empty());
         Ok(Self {
-            client,
+            endpoint,
             timeout: config.timeout,
             secrets,
             state: Mutex::default(),
@@ -181,38 +172,31 @@ impl Connection {
 
     async fn connect(&self) -> Result<MultiplexedConnection, CatalogError> {
         let context = "connecting to Redis";
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(Some(self.timeout));
         let attempt = async {
-            let mut connection = self
-                .client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await?;
+            let mut connection = self.endpoint.connect().await?;
             // A user who may not ask for INFO is no reason to stop.
             let info: Answer<String> = redis::cmd("INFO")
                 .arg("cluster")
                 .query_async(&mut connection)
                 .await;
             match info {
-                Err(error) if error.is_io_error() || error.is_timeout() => Err(error),
+                Err(error) if error.is_io_error() || error.is_timeout() => {
+                    Err(Failure::Away(server_text(&error)))
+                }
                 info => Ok((connection, info.unwrap_or_default())),
             }
         };
-        // Twice: once for the connection, once for the first answer.
-        match tokio::time::timeout(self.timeout * 2, attempt).await {
+        let time_max = self.endpoint.timeout();
+        match tokio::time::timeout(time_max, attempt).await {
             Err(_) => Err(unavailable(
                 context,
-                format!("no answer within {:?}", self.timeout * 2),
+                format!("no answer within {time_max:?}"),
             )),
-            Ok(Err(error)) if is_denied(&error) => Err(CatalogError::Refused {
+            Ok(Err(Failure::Refused(reason))) => Err(CatalogError::Refused {
                 context: context.to_owned(),
-                reason: format!(
-                    "{}; check user and password in the URL",
-                    self.hide(&server_text(&error))
-                ),
+                reason: self.hide(&reason),
             }),
-            Ok(Err(error)) => Err(unavailable(context, self.hide(&server_text(&error)))),
+            Ok(Err(Failure::Away(reason))) => Err(unavailable(context, self.hide(&reason))),
             Ok(Ok((_, info))) if info.contains("cluster_enabled:1") => Err(CatalogError::Refused {
                 context: context.to_owned(),
                 reason: "this is a Redis Cluster, where a script may only touch keys that its caller names, \
@@ -268,14 +252,14 @@ fn is_busy(error: &RedisError) -> bool {
     )
 }
 
-fn is_denied(error: &RedisError) -> bool {
+pub(super) fn is_denied(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
         || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
 }
 
 /// The server's own words, without the library's frame where there is one.
-fn server_text(error: &RedisError) -> String {
+pub(super) fn server_text(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some("ERR"), Some(detail)) => detail.to_owned(),
         (Some(code), Some(detail)) => format!("{code} {detail}"),
@@ -286,12 +270,11 @@ fn server_text(error: &RedisError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
 
     fn connection(url: &str) -> Result<Connection, CatalogError> {
         Connection::new(&RedisConfig {
-            url: Secret(url.to_owned()),
             timeout: Duration::from_millis(200),
+            ..RedisConfig::new(url)
         })
     }
 

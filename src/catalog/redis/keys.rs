@@ -1,8 +1,9 @@
 //! Every key of the keyspace that Rust reads: built and parsed here only. (The scripts build
 //! the same names in `lua/lib/`.)
 
-use crate::model::{
-    Iteration, LayerName, MergeQueue, ModelError, PartitionDir, TableRef, WriterId,
+use crate::{
+    catalog::Policy,
+    model::{Iteration, LayerName, MergeQueue, ModelError, PartitionDir, TableRef, WriterId},
 };
 
 /// Which of a queue's lists.
@@ -35,9 +36,34 @@ impl ListState {
     }
 }
 
-/// Where deletes of one table, layer and writer wait.
+/// Work on single files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum FileWork {
+    Drop,
+    Move,
+}
+
+impl FileWork {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Move => "move",
+        }
+    }
+
+    /// Finds every list of this work.
+    pub(super) fn pattern(self) -> &'static str {
+        match self {
+            Self::Drop => "drop:*",
+            Self::Move => "move:*",
+        }
+    }
+}
+
+/// Where deletes or moves of one table, layer and writer wait.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct DropQueue {
+pub(super) struct FileQueue {
+    pub(super) work: FileWork,
     pub(super) table: TableRef,
     pub(super) layer: LayerName,
     pub(super) writer: WriterId,
@@ -68,12 +94,10 @@ pub(super) fn files_pattern(table: &TableRef) -> String {
 pub(super) const FOLDERS_PATTERN: &str = "folders:*";
 /// Finds every list of merges.
 pub(super) const MERGE_PATTERN: &str = "merge:*";
-/// Finds every list of deletes.
-pub(super) const DROP_PATTERN: &str = "drop:*";
 
-/// A pattern that finds the merge lists of one iteration, and few others.
-pub(super) fn merge_pattern(iteration: Iteration) -> String {
-    format!("merge:*:{iteration}:*")
+/// `folders:{db}:{table}`.
+pub(super) fn folders(table: &TableRef) -> String {
+    format!("folders:{}:{}", table.database(), table.table())
 }
 
 /// The table of `folders:{db}:{table}`.
@@ -118,6 +142,25 @@ pub(super) fn parse_merge_list(key: &str) -> Option<(MergeQueue, ListState)> {
     (queue.iteration.0 > 0 && queue.iteration.to_string() == iteration).then_some((queue, state))
 }
 
+/// The iteration of a merge list, without a look at the rest of its name.
+pub(super) fn iteration_of(key: &str) -> Option<Iteration> {
+    let number = key.strip_prefix("merge:")?.split(':').nth(2)?;
+    number.parse().ok().map(Iteration)
+}
+
+/// Which list of a queue this is.
+pub(super) fn merge_list_state(key: &str) -> Option<ListState> {
+    ListState::split(key).map(|(_, state)| state)
+}
+
+/// Whether the writer in a list's name is served.
+pub(super) fn is_served(key: &str, policy: &Policy) -> bool {
+    ListState::split(key)
+        .and_then(|(queue, _)| queue.rsplit_once(':'))
+        .and_then(|(_, writer)| WriterId::parse(writer).ok())
+        .is_some_and(|writer| policy.serves(&writer))
+}
+
 /// A merge queue for the scripts.
 pub(super) fn merge_keys(queue: &MergeQueue) -> ScriptKeys {
     [
@@ -130,10 +173,11 @@ pub(super) fn merge_keys(queue: &MergeQueue) -> ScriptKeys {
     ]
 }
 
-/// `drop:{db}:{table}:{layer}:{writer}:{state}`.
-pub(super) fn drop_list(queue: &DropQueue, state: ListState) -> String {
+/// `drop:{db}:{table}:{layer}:{writer}:{state}`, or `move:…`.
+pub(super) fn file_list(queue: &FileQueue, state: ListState) -> String {
     format!(
-        "drop:{}:{}:{}:{}:{}",
+        "{}:{}:{}:{}:{}:{}",
+        queue.work.prefix(),
         queue.table.database(),
         queue.table.table(),
         queue.layer,
@@ -142,15 +186,19 @@ pub(super) fn drop_list(queue: &DropQueue, state: ListState) -> String {
     )
 }
 
-/// The queue of a list of deletes.
-pub(super) fn parse_drop_list(key: &str) -> Option<(DropQueue, ListState)> {
+/// The queue of a list of deletes or moves.
+pub(super) fn parse_file_list(key: &str) -> Option<(FileQueue, ListState)> {
     let (queue, state) = ListState::split(key)?;
-    let parts: Vec<&str> = queue.strip_prefix("drop:")?.split(':').collect();
-    let [database, table, layer, writer] = parts[..] else {
+    let parts: Vec<&str> = queue.split(':').collect();
+    let [prefix, database, table, layer, writer] = parts[..] else {
         return None;
     };
+    let work = [FileWork::Drop, FileWork::Move]
+        .into_iter()
+        .find(|work| work.prefix() == prefix)?;
     Some((
-        DropQueue {
+        FileQueue {
+            work,
             table: TableRef::new(database, table).ok()?,
             layer: LayerName::parse(layer).ok()?,
             writer: WriterId::parse(writer).ok()?,
@@ -159,10 +207,10 @@ pub(super) fn parse_drop_list(key: &str) -> Option<(DropQueue, ListState)> {
     ))
 }
 
-/// A queue of deletes for the scripts.
-pub(super) fn drop_keys(queue: &DropQueue) -> ScriptKeys {
+/// A queue of deletes or moves for the scripts.
+pub(super) fn file_keys(queue: &FileQueue) -> ScriptKeys {
     [
-        "drop".to_owned(),
+        queue.work.prefix().to_owned(),
         queue.table.database().to_owned(),
         queue.table.table().to_owned(),
         String::new(),
@@ -222,23 +270,25 @@ mod tests {
         }
 
         #[test]
-        fn a_drop_list_reads_back_as_it_was_built(
+        fn a_list_of_deletes_or_moves_reads_back_as_it_was_built(
+            work in proptest::sample::select(&[FileWork::Drop, FileWork::Move][..]),
             (database, table) in (name(), name()),
             (layer, writer) in (maybe_name(), maybe_name()),
             state in proptest::sample::select(&STATES[..]),
         ) {
-            let queue = DropQueue {
+            let queue = FileQueue {
+                work,
                 table: TableRef::new(&database, &table).unwrap(),
                 layer: LayerName::parse(&layer).unwrap(),
                 writer: WriterId::parse(&writer).unwrap(),
             };
-            let key = drop_list(&queue, state);
-            prop_assert_eq!(parse_drop_list(&key), Some((queue, state)), "{}", key);
+            let key = file_list(&queue, state);
+            prop_assert_eq!(parse_file_list(&key), Some((queue, state)), "{}", key);
         }
 
         #[test]
         fn no_key_makes_parsing_fail_hard(key in "(merge|drop|folders)?[:a-z0-9/.]{0,30}(:idle)?") {
-            let _ = (parse_merge_list(&key), parse_drop_list(&key), parse_folders(&key));
+            let _ = (parse_merge_list(&key), parse_file_list(&key), parse_folders(&key));
         }
     }
 
@@ -249,7 +299,7 @@ mod tests {
         assert_eq!((queue.layer.as_str(), queue.writer.as_str()), ("", ""));
         assert_eq!(queue.dir.as_str(), "date=2024-01-15/hour=14");
         assert_eq!(state, ListState::Idle);
-        assert!(parse_drop_list("drop:db:t:::processing").is_some());
+        assert!(parse_file_list("drop:db:t:::processing").is_some());
     }
 
     #[test]

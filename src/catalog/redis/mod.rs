@@ -5,8 +5,11 @@
 //! program could see half of.
 
 mod connection;
+mod endpoint;
+mod finder;
 mod index;
 mod keys;
+mod query;
 mod queues;
 mod report;
 pub mod scripts;
@@ -26,13 +29,14 @@ use self::{
     wire::EntryCommand,
 };
 use super::{
-    Catalog, CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths, Refreshed,
+    Catalog, CatalogError, CommitOutcome, EntryFilter, EntryStream, MergeCommit, Policy,
+    QueueDepths, Refreshed,
 };
 use crate::{
     config::RedisConfig,
     model::{
-        ClaimedDrop, ClaimedMerge, DataPath, IndexEntry, Iteration, Lease, MergePlan, MergeQueue,
-        TableRef,
+        ClaimedDrop, ClaimedMerge, ClaimedMove, DataPath, Folder, IndexEntry, Iteration, LayerName,
+        Lease, MergePlan, MergeQueue, TableRef,
     },
 };
 
@@ -51,6 +55,7 @@ pub struct RedisCatalog {
     connection: Connection,
     rules: RwLock<Arc<Rules>>,
     reports: Reports,
+    finder: tokio::sync::Mutex<finder::Finder>,
 }
 
 #[derive(Debug)]
@@ -82,6 +87,7 @@ impl RedisCatalog {
             connection: Connection::new(config)?,
             rules: RwLock::new(Rules::new(policy)),
             reports: Reports::default(),
+            finder: tokio::sync::Mutex::default(),
         })
     }
 
@@ -167,12 +173,35 @@ impl Catalog for RedisCatalog {
         self.list_tables().await
     }
 
-    async fn entries(
+    async fn folders(&self, table: &TableRef) -> Result<Vec<Folder>, CatalogError> {
+        self.list_folders(table).await
+    }
+
+    async fn get(
         &self,
         table: &TableRef,
-        filter: &EntryFilter,
-    ) -> Result<Vec<IndexEntry>, CatalogError> {
-        self.list_entries(table, filter).await
+        layer: &LayerName,
+        path: &DataPath,
+    ) -> Result<Option<IndexEntry>, CatalogError> {
+        let rules = self.rules();
+        let name = |layer: &LayerName| match layer.as_str() {
+            "" => rules
+                .policy
+                .layers
+                .first()
+                .map(|first| first.name.clone())
+                .unwrap_or_default(),
+            _ => layer.clone(),
+        };
+        let found = self.look_up(table, std::slice::from_ref(path)).await?;
+        Ok(found
+            .into_iter()
+            .flatten()
+            .find(|entry| name(&entry.layer) == name(layer)))
+    }
+
+    fn query<'a>(&'a self, table: &TableRef, filter: &EntryFilter) -> EntryStream<'a> {
+        self.stream_entries(table, filter)
     }
 
     async fn resolve(
@@ -185,6 +214,14 @@ impl Catalog for RedisCatalog {
 
     async fn batch(&self, add: &[IndexEntry], remove: &[IndexEntry]) -> Result<(), CatalogError> {
         self.patch(add, remove).await
+    }
+
+    async fn batch_atomic(
+        &self,
+        add: &[IndexEntry],
+        remove: &[IndexEntry],
+    ) -> Result<(), CatalogError> {
+        self.patch_at_once(add, remove).await
     }
 
     async fn refresh(&self) -> Result<Refreshed, CatalogError> {
@@ -313,24 +350,54 @@ impl Catalog for RedisCatalog {
 
     async fn finish_drop(&self, claim: &ClaimedDrop) -> Result<(), CatalogError> {
         let queue = queues::drop_queue_of(claim);
-        let list = keys::drop_list(&queue, keys::ListState::Processing);
-        let mut command = redis::cmd("LREM");
-        command.arg(list).arg(1).arg(&claim.lease.token);
-        match self.connection.query("ending a delete", &command).await? {
-            0 => Err(lease_lost(&claim.item.path)),
-            _ => Ok(()),
-        }
+        self.finish_file(&queue, &claim.lease.token, &claim.item.path)
+            .await
+    }
+
+    async fn renew_drop(
+        &self,
+        claim: &ClaimedDrop,
+        lease: Duration,
+    ) -> Result<Lease, CatalogError> {
+        let queue = queues::drop_queue_of(claim);
+        self.renew_file(&queue, &claim.lease.token, lease, &claim.item.path)
+            .await
     }
 
     async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError> {
-        let keys = keys::drop_keys(&queues::drop_queue_of(claim));
-        let token = &claim.lease.token;
-        // At the tail: a file that cannot be deleted must not stand before the others.
-        if scripts::release_plan(&self.connection, &keys, token, delay, ListEnd::Tail).await? {
-            Ok(())
-        } else {
-            Err(lease_lost(&claim.item.path))
-        }
+        let queue = queues::drop_queue_of(claim);
+        self.release_file(&queue, &claim.lease.token, delay, &claim.item.path)
+            .await
+    }
+
+    async fn claim_moves(
+        &self,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedMove>, CatalogError> {
+        self.claim_due_moves(limit, lease).await
+    }
+
+    async fn renew_move(
+        &self,
+        claim: &ClaimedMove,
+        lease: Duration,
+    ) -> Result<Lease, CatalogError> {
+        let queue = queues::move_queue_of(claim);
+        self.renew_file(&queue, &claim.lease.token, lease, &claim.item.path_from)
+            .await
+    }
+
+    async fn release_move(&self, claim: &ClaimedMove, delay: Duration) -> Result<(), CatalogError> {
+        let queue = queues::move_queue_of(claim);
+        self.release_file(&queue, &claim.lease.token, delay, &claim.item.path_from)
+            .await
+    }
+
+    async fn finish_move(&self, claim: &ClaimedMove) -> Result<(), CatalogError> {
+        let queue = queues::move_queue_of(claim);
+        self.finish_file(&queue, &claim.lease.token, &claim.item.path_from)
+            .await
     }
 
     async fn queue_depths(&self) -> Result<QueueDepths, CatalogError> {

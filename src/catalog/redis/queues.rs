@@ -4,66 +4,48 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     RedisCatalog,
-    keys::{self, DropQueue, ListState},
-    lease_of, scripts, wire,
+    keys::{self, FileQueue, FileWork, ListState},
+    lease_lost, lease_of,
+    scripts::{self, ListEnd},
+    wire,
 };
 use crate::{
     catalog::{CatalogError, QueueDepths},
-    model::{ClaimedDrop, ClaimedMerge, Iteration, MergePlan, MergeQueue},
+    model::{ClaimedDrop, ClaimedMerge, ClaimedMove, Iteration, Lease, MergePlan, MergeQueue},
 };
 
-/// Lists that one call looks into.
-const PEEK_LISTS_MAX: usize = 500;
 /// Due plans taken from one list in one look.
 const PEEK_PLANS_MAX: usize = 128;
 /// Items of one queue that are claimed only to be set aside, in one call.
 const UNUSABLE_ITEMS_MAX: usize = 16;
-/// Deletes that one call of the script hands out.
-const CLAIM_DROPS_MAX: usize = 500;
+/// Deletes or moves that one call of the script hands out.
+const CLAIM_FILES_MAX: usize = 500;
 /// Commands in one round trip.
 const PIPELINE_MAX: usize = 1000;
 
 impl RedisCatalog {
-    /// One `SCAN` for all tables, then a look into the lists that exist; whatever is not due
-    /// stays in the server.
+    /// Whatever is not due stays in the server (see [`finder`](super::finder)).
     pub(super) async fn find_due_merges(
         &self,
         iteration: Iteration,
         limit: usize,
     ) -> Result<Vec<MergePlan>, CatalogError> {
-        let policy = self.rules().policy.clone();
-        let pattern = keys::merge_pattern(iteration);
-        let lists: Vec<String> = self
-            .scan("looking for merge queues", &pattern)
-            .await?
-            .into_iter()
-            .filter(|key| {
-                let Some((queue, state)) = keys::parse_merge_list(key) else {
-                    let reason = "the key names no usable merge queue";
-                    self.reports.warn_once(key, reason);
-                    return false;
-                };
-                state != ListState::Failed
-                    && queue.iteration == iteration
-                    && policy.serves(&queue.writer)
-            })
-            .collect();
         let per_list = PEEK_PLANS_MAX.min(limit.max(1));
         let mut due = Vec::new();
-        for lists in lists.chunks(PEEK_LISTS_MAX) {
-            for (key, text) in scripts::peek_plans(&self.connection, lists, per_list).await? {
-                let Some((queue, _)) = keys::parse_merge_list(&key) else {
-                    continue;
-                };
-                due.push(match wire::plan_from_json(&text, &queue) {
-                    Ok(plan) => plan,
-                    // Shown as an empty plan, so that a claim comes and sets it aside.
-                    Err(reason) => {
-                        self.reports.warn_once(&key, &reason);
-                        unusable_plan(queue)
-                    }
-                });
-            }
+        for (key, text) in self.find_due_items(iteration, per_list).await? {
+            let Some((queue, _)) = keys::parse_merge_list(&key) else {
+                let reason = "the key names no usable merge queue";
+                self.reports.warn_once(&key, reason);
+                continue;
+            };
+            due.push(match wire::plan_from_json(&text, &queue) {
+                Ok(plan) => plan,
+                // Shown as an empty plan, so that a claim comes and sets it aside.
+                Err(reason) => {
+                    self.reports.warn_once(&key, &reason);
+                    unusable_plan(queue)
+                }
+            });
         }
         due.sort_by_key(|plan| plan.due_s);
         due.truncate(limit);
@@ -101,10 +83,42 @@ impl RedisCatalog {
         limit: usize,
         lease: Duration,
     ) -> Result<Vec<ClaimedDrop>, CatalogError> {
+        self.claim_files(FileWork::Drop, limit, lease, |token, queue| {
+            let item = wire::drop_from_json(token, queue)?;
+            let lease = lease_from(token)?;
+            Ok(ClaimedDrop { item, lease })
+        })
+        .await
+    }
+
+    pub(super) async fn claim_due_moves(
+        &self,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedMove>, CatalogError> {
+        self.claim_files(FileWork::Move, limit, lease, |token, queue| {
+            let item = wire::move_from_json(token, queue)?;
+            let lease = lease_from(token)?;
+            Ok(ClaimedMove { item, lease })
+        })
+        .await
+    }
+
+    /// `parse` makes a claim of an item's text, or says why the item cannot be used.
+    async fn claim_files<T>(
+        &self,
+        work: FileWork,
+        limit: usize,
+        lease: Duration,
+        parse: impl Fn(&str, &FileQueue) -> Result<T, String>,
+    ) -> Result<Vec<T>, CatalogError> {
         let policy = self.rules().policy.clone();
         let mut queues = BTreeSet::new();
-        for key in self.scan("looking for deletes", keys::DROP_PATTERN).await? {
-            match keys::parse_drop_list(&key) {
+        for key in self
+            .scan("looking for deletes and moves", work.pattern())
+            .await?
+        {
+            match keys::parse_file_list(&key) {
                 Some((queue, state)) => {
                     if state != ListState::Failed && policy.serves(&queue.writer) {
                         queues.insert(queue);
@@ -112,10 +126,10 @@ impl RedisCatalog {
                 }
                 None => self
                     .reports
-                    .warn_once(&key, "the key names no usable queue of deletes"),
+                    .warn_once(&key, "the key names no usable queue of deletes or moves"),
             }
         }
-        let mut queues: Vec<DropQueue> = queues.into_iter().collect();
+        let mut queues: Vec<FileQueue> = queues.into_iter().collect();
         // No queue may wait for ever behind a busy one.
         fastrand::shuffle(&mut queues);
         let mut claimed = Vec::new();
@@ -123,13 +137,13 @@ impl RedisCatalog {
             if claimed.len() >= limit {
                 break;
             }
-            let wanted = (limit - claimed.len()).min(CLAIM_DROPS_MAX);
-            match self.claim_drops_of(&queue, wanted, lease).await {
+            let wanted = (limit - claimed.len()).min(CLAIM_FILES_MAX);
+            match self.claim_files_of(&queue, wanted, lease, &parse).await {
                 Ok(more) => claimed.extend(more),
                 Err(error) if claimed.is_empty() => return Err(error),
                 // What was claimed before must be worked on.
                 Err(error) => {
-                    tracing::warn!(%error, table = %queue.table, "deletes could not be claimed");
+                    tracing::warn!(%error, table = %queue.table, "not everything due could be claimed");
                     break;
                 }
             }
@@ -137,22 +151,21 @@ impl RedisCatalog {
         Ok(claimed)
     }
 
-    async fn claim_drops_of(
+    async fn claim_files_of<T>(
         &self,
-        queue: &DropQueue,
+        queue: &FileQueue,
         limit: usize,
         lease: Duration,
-    ) -> Result<Vec<ClaimedDrop>, CatalogError> {
-        let keys = keys::drop_keys(queue);
+        parse: impl Fn(&str, &FileQueue) -> Result<T, String>,
+    ) -> Result<Vec<T>, CatalogError> {
+        let keys = keys::file_keys(queue);
+        let layers = &self.rules().planning.layers_json;
         let mut claimed = Vec::new();
-        for token in scripts::claim_drops(&self.connection, &keys, lease, limit).await? {
-            match wire::drop_from_json(&token, queue) {
-                Ok(item) => {
-                    let lease = lease_of(token, item.path.as_str())?;
-                    claimed.push(ClaimedDrop { item, lease });
-                }
+        for token in scripts::claim_drops(&self.connection, &keys, lease, limit, layers).await? {
+            match parse(&token, queue) {
+                Ok(claim) => claimed.push(claim),
                 Err(reason) => {
-                    let list = keys::drop_list(queue, ListState::Failed);
+                    let list = keys::file_list(queue, ListState::Failed);
                     self.reports.warn_once(&list, &reason);
                     scripts::fail_plan(&self.connection, &keys, &token, &reason).await?;
                 }
@@ -161,48 +174,139 @@ impl RedisCatalog {
         Ok(claimed)
     }
 
+    pub(super) async fn renew_file(
+        &self,
+        queue: &FileQueue,
+        token: &str,
+        lease: Duration,
+        what: &(dyn std::fmt::Display + Sync),
+    ) -> Result<Lease, CatalogError> {
+        let keys = keys::file_keys(queue);
+        match scripts::renew_lease(&self.connection, &keys, token, lease).await? {
+            Some(token) => lease_of(token, &what.to_string()),
+            None => Err(lease_lost(what)),
+        }
+    }
+
+    pub(super) async fn release_file(
+        &self,
+        queue: &FileQueue,
+        token: &str,
+        delay: Duration,
+        what: &(dyn std::fmt::Display + Sync),
+    ) -> Result<(), CatalogError> {
+        let keys = keys::file_keys(queue);
+        // At the tail: a file that cannot be worked on must not stand before the others.
+        if scripts::release_plan(&self.connection, &keys, token, delay, ListEnd::Tail).await? {
+            Ok(())
+        } else {
+            Err(lease_lost(what))
+        }
+    }
+
+    pub(super) async fn finish_file(
+        &self,
+        queue: &FileQueue,
+        token: &str,
+        what: &(dyn std::fmt::Display + Sync),
+    ) -> Result<(), CatalogError> {
+        let list = keys::file_list(queue, ListState::Processing);
+        let mut command = redis::cmd("LREM");
+        command.arg(list).arg(1).arg(token);
+        match self
+            .connection
+            .query("ending a delete or move", &command)
+            .await?
+        {
+            0 => Err(lease_lost(what)),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) async fn count_queues(&self) -> Result<QueueDepths, CatalogError> {
         let context = "counting queues";
-        let mut lists = self.scan(context, keys::MERGE_PATTERN).await?;
-        let merge_lists_count = lists.len();
-        lists.extend(self.scan(context, keys::DROP_PATTERN).await?);
-        let states: Vec<Option<ListState>> = lists
-            .iter()
-            .map(|key| ListState::split(key).map(|(_, state)| state))
-            .collect();
         let mut depths = QueueDepths::default();
-        let mut place = 0;
-        for lists in lists.chunks(PIPELINE_MAX) {
-            let mut pipeline = redis::pipe();
-            for list in lists {
-                pipeline.cmd("LLEN").arg(list);
-            }
-            let counts: Vec<u64> = self.connection.query_all(context, &pipeline).await?;
-            for count in counts {
-                let is_merge = place < merge_lists_count;
-                let sum = match (states[place], is_merge) {
-                    (Some(ListState::Idle), true) => &mut depths.merges_idle_count,
-                    (Some(ListState::Processing), true) => &mut depths.merges_processing_count,
-                    (Some(ListState::Idle), false) => &mut depths.drops_idle_count,
-                    (Some(ListState::Processing), false) => &mut depths.drops_processing_count,
-                    (Some(ListState::Failed), _) => &mut depths.failed_count,
-                    (None, _) => &mut 0,
-                };
-                *sum += count;
-                place += 1;
+        for kind in [QueueKind::Merge, QueueKind::Drop, QueueKind::Move] {
+            let lists: Vec<(String, ListState)> = self
+                .scan(context, kind.pattern())
+                .await?
+                .into_iter()
+                .filter_map(|key| {
+                    ListState::split(&key)
+                        .map(|(_, state)| state)
+                        .map(|state| (key, state))
+                })
+                .collect();
+            for lists in lists.chunks(PIPELINE_MAX) {
+                let mut pipeline = redis::pipe();
+                for (list, _) in lists {
+                    pipeline.cmd("LLEN").arg(list);
+                }
+                let counts: Vec<u64> = self.connection.query_all(context, &pipeline).await?;
+                for ((_, state), count) in lists.iter().zip(counts) {
+                    *kind.sum(&mut depths, *state) += count;
+                }
             }
         }
         Ok(depths)
     }
 }
 
+#[derive(Clone, Copy)]
+enum QueueKind {
+    Merge,
+    Drop,
+    Move,
+}
+
+impl QueueKind {
+    fn pattern(self) -> &'static str {
+        match self {
+            Self::Merge => keys::MERGE_PATTERN,
+            Self::Drop => FileWork::Drop.pattern(),
+            Self::Move => FileWork::Move.pattern(),
+        }
+    }
+
+    fn sum(self, depths: &mut QueueDepths, state: ListState) -> &mut u64 {
+        match (self, state) {
+            (Self::Merge, ListState::Idle) => &mut depths.merges_idle_count,
+            (Self::Merge, ListState::Processing) => &mut depths.merges_processing_count,
+            (Self::Drop, ListState::Idle) => &mut depths.drops_idle_count,
+            (Self::Drop, ListState::Processing) => &mut depths.drops_processing_count,
+            (Self::Move, ListState::Idle) => &mut depths.moves_idle_count,
+            (Self::Move, ListState::Processing) => &mut depths.moves_processing_count,
+            (_, ListState::Failed) => &mut depths.failed_count,
+        }
+    }
+}
+
 /// The queue that a claimed delete came from.
-pub(super) fn drop_queue_of(claim: &ClaimedDrop) -> DropQueue {
-    DropQueue {
+pub(super) fn drop_queue_of(claim: &ClaimedDrop) -> FileQueue {
+    FileQueue {
+        work: FileWork::Drop,
         table: claim.item.table.clone(),
         layer: claim.item.layer.clone(),
         writer: claim.item.writer.clone(),
     }
+}
+
+/// The queue that a claimed move came from.
+pub(super) fn move_queue_of(claim: &ClaimedMove) -> FileQueue {
+    FileQueue {
+        work: FileWork::Move,
+        table: claim.item.table.clone(),
+        layer: claim.item.layer_from.clone(),
+        writer: claim.item.writer.clone(),
+    }
+}
+
+/// The lease that an item's text stands for.
+fn lease_from(token: &str) -> Result<Lease, String> {
+    Ok(Lease {
+        expires_at_s: wire::due_s_of(token)?,
+        token: token.to_owned(),
+    })
 }
 
 fn unusable_plan(queue: MergeQueue) -> MergePlan {

@@ -93,6 +93,9 @@ pub fn all() -> [&'static Script; 9] {
     ]
 }
 
+/// A list's key and an item's text.
+pub(super) type DueItem = (String, String);
+
 /// What planning needs to know, as the scripts take it.
 #[derive(Debug)]
 pub(super) struct PlanningRules {
@@ -159,13 +162,14 @@ pub(super) async fn claim_drops(
     queue: &ScriptKeys,
     lease: Duration,
     limit: usize,
+    layers_json: &str,
 ) -> Result<Vec<String>, CatalogError> {
     CLAIM_DROPS
         .call(
             connection,
-            "claiming deletes",
+            "claiming deletes or moves",
             queue,
-            &[&seconds(lease), &nonce(), &limit.to_string()],
+            &[&seconds(lease), &nonce(), &limit.to_string(), layers_json],
         )
         .await
 }
@@ -282,13 +286,14 @@ pub(super) async fn end_merge(
     }
 }
 
-/// Key and text of what is due in these lists, at most `limit` of each list.
+/// Key and text of what is due in these lists, at most `limit` of each list; then for each list
+/// without due items when its first one is due, Unix seconds, and how many it has.
 pub(super) async fn peek_plans(
     connection: &Connection,
     lists: &[String],
     limit: usize,
-) -> Result<Vec<(String, String)>, CatalogError> {
-    let reply: Vec<Vec<u8>> = PEEK_PLANS
+) -> Result<(Vec<DueItem>, Vec<Option<(i64, u64)>>), CatalogError> {
+    let (due, quiet): (Vec<Vec<u8>>, Vec<i64>) = PEEK_PLANS
         .call(
             connection,
             "looking for due plans",
@@ -297,15 +302,16 @@ pub(super) async fn peek_plans(
         )
         .await?;
     // Bytes that are not text are no JSON either; a claim will set them aside.
-    Ok(reply
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let due = due
         .chunks_exact(2)
-        .map(|pair| {
-            (
-                String::from_utf8_lossy(&pair[0]).into_owned(),
-                String::from_utf8_lossy(&pair[1]).into_owned(),
-            )
-        })
-        .collect())
+        .map(|pair| (text(&pair[0]), text(&pair[1])))
+        .collect();
+    let quiet = quiet
+        .into_iter()
+        .map(|seen| (seen > 0).then_some((seen / 256, (seen % 256).unsigned_abs())))
+        .collect();
+    Ok((due, quiet))
 }
 
 fn nonce() -> String {

@@ -8,12 +8,12 @@ use serde_json::{Map, Value, json};
 use crate::{
     catalog::Policy,
     model::{
-        DataPath, DropItem, IndexEntry, LayerName, MergePlan, MergeQueue, PlanId, TableRef,
-        WriterId,
+        DataPath, DropItem, IndexEntry, LayerName, MergePlan, MergeQueue, MoveItem, PlanId,
+        TableRef, WriterId,
     },
 };
 
-use super::keys::DropQueue;
+use super::keys::FileQueue;
 
 /// What a call does with an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +159,7 @@ pub(super) fn plan_from_json(text: &str, queue: &MergeQueue) -> Result<MergePlan
 }
 
 /// A delete as it stands in a list of `queue`; the key says whose file it is.
-pub(super) fn drop_from_json(text: &str, queue: &DropQueue) -> Result<DropItem, String> {
+pub(super) fn drop_from_json(text: &str, queue: &FileQueue) -> Result<DropItem, String> {
     let object = parse_object(text)?;
     Ok(DropItem {
         id: PlanId::new(string(&object, "id")?),
@@ -167,6 +167,32 @@ pub(super) fn drop_from_json(text: &str, queue: &DropQueue) -> Result<DropItem, 
         layer: queue.layer.clone(),
         writer: queue.writer.clone(),
         path: DataPath::parse(string(&object, "path")?).map_err(|e| e.to_string())?,
+        due_s: due_s(&object)?,
+    })
+}
+
+/// A move as it stands in a list of `queue`; the key says whose file it is and where it lies.
+pub(super) fn move_from_json(text: &str, queue: &FileQueue) -> Result<MoveItem, String> {
+    let object = parse_object(text)?;
+    let path = |name| -> Result<DataPath, String> {
+        DataPath::parse(string(&object, name)?).map_err(|e| format!("{name}: {e}"))
+    };
+    let (path_from, path_to) = (path("path_from")?, path("path_to")?);
+    if path_from.dir() != path_to.dir() || path_from.iteration() != path_to.iteration() {
+        return Err("path_to is not of the folder and iteration of path_from".to_owned());
+    }
+    if string(&object, "layer_from")? != queue.layer.as_str() {
+        return Err("layer_from is not that of its key".to_owned());
+    }
+    let layer_to = LayerName::parse(string(&object, "layer_to")?).map_err(|e| e.to_string())?;
+    Ok(MoveItem {
+        id: PlanId::new(string(&object, "id")?),
+        table: queue.table.clone(),
+        writer: queue.writer.clone(),
+        path_from,
+        layer_from: queue.layer.clone(),
+        path_to,
+        layer_to: (!layer_to.as_str().is_empty()).then_some(layer_to),
         due_s: due_s(&object)?,
     })
 }

@@ -121,8 +121,8 @@ fn redis(url: &Secret, config: &Config) -> Result<Opened, ImportError> {
         return Err(ImportError::SameCatalog);
     }
     let redis = RedisConfig {
-        url: url.clone(),
         timeout: TIMEOUT,
+        ..RedisConfig::new(&url.0)
     };
     let catalog = RedisCatalog::connect(&redis, Arc::new(config.policy()))?;
     // The URL may hold a password.

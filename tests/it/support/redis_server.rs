@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gigamerge::config::{RedisConfig, Secret};
+use gigamerge::config::RedisConfig;
 use tempfile::TempDir;
 
 /// The program; `GIGAMERGE_TEST_REDIS_SERVER` names another one (an older Redis, Valkey).
@@ -82,10 +82,7 @@ impl RedisServer {
     }
 
     pub fn config(&self) -> RedisConfig {
-        RedisConfig {
-            url: Secret(self.url()),
-            timeout: Duration::from_secs(5),
-        }
+        RedisConfig::new(&self.url())
     }
 
     /// A plain connection, for looking behind the catalog.

@@ -1,0 +1,186 @@
+//! Which lists need to be looked at, so that a tick costs in proportion to what may be due.
+//!
+//! One `SCAN` serves all levels that come soon after each other. Of each waiting list is
+//! remembered how long it was and when its first item is due: no claim takes an item before its
+//! time, so until then only a longer list can hold something new. Lists of handed out plans are
+//! always looked at: there, one item may have replaced another.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
+    time::{Duration, Instant},
+};
+
+use super::{
+    RedisCatalog,
+    keys::{self, ListState},
+    scripts,
+};
+use crate::{catalog::CatalogError, model::Iteration};
+
+/// Lists that one call looks into.
+const PEEK_LISTS_MAX: usize = 500;
+/// Commands in one round trip.
+const LENGTHS_MAX: usize = 2000;
+/// Whoever changes items by hand is seen after this many timeouts of the level, and after
+/// [`TRUST_MAX`] at the latest.
+const TRUST_TIMEOUTS: u32 = 10;
+const TRUST_MAX: Duration = Duration::from_mins(10);
+/// A level takes the scan of another one that is younger than this part of its own timeout.
+const SHARE_PART: u32 = 10;
+/// Older scans are not shared.
+const SHARE_MAX: Duration = Duration::from_secs(10);
+
+/// What was seen of one list without due items.
+#[derive(Debug, Clone, Copy)]
+struct Quiet {
+    items_count: u64,
+    soonest_s: i64,
+    trusted_until: Instant,
+}
+
+/// What was found out, so that the next tick need not.
+#[derive(Debug, Default)]
+pub(super) struct Finder {
+    scanned_at: Option<Instant>,
+    /// The lists of the last scan by iteration; each level takes its own once.
+    lists: HashMap<Iteration, Vec<String>>,
+    taken: HashSet<Iteration>,
+    /// By hash of the key: a collision looks at a list once more or once less, until
+    /// [`TRUST_MAX`] at the latest.
+    quiet: HashMap<Iteration, HashMap<u64, Quiet>>,
+    hasher: RandomState,
+}
+
+impl Finder {
+    fn is_fresh(&self, iteration: Iteration, timeout: Duration) -> bool {
+        let age_max = (timeout / SHARE_PART).min(SHARE_MAX);
+        self.scanned_at.is_some_and(|at| at.elapsed() < age_max) && !self.taken.contains(&iteration)
+    }
+
+    fn keep(&mut self, scanned_at: Instant, keys: Vec<String>) {
+        self.scanned_at = Some(scanned_at);
+        self.taken.clear();
+        self.lists.clear();
+        for key in keys {
+            if let Some(iteration) = keys::iteration_of(&key) {
+                self.lists.entry(iteration).or_default().push(key);
+            }
+        }
+    }
+}
+
+impl RedisCatalog {
+    /// Key and text of due items of one level, at most `per_list` of each list. Keys that name no
+    /// usable queue are among them.
+    pub(super) async fn find_due_items(
+        &self,
+        iteration: Iteration,
+        per_list: usize,
+    ) -> Result<Vec<(String, String)>, CatalogError> {
+        let timeout = self
+            .rules()
+            .policy
+            .level(iteration)
+            .map_or(Duration::ZERO, |level| level.timeout);
+        // Held while Redis is asked: levels that start together share one scan.
+        let mut finder = self.finder.lock().await;
+        if !finder.is_fresh(iteration, timeout) {
+            let started = Instant::now();
+            let found = self
+                .scan("looking for merge queues", keys::MERGE_PATTERN)
+                .await?;
+            finder.keep(started, found);
+        }
+        finder.taken.insert(iteration);
+        let mut lists = finder.lists.remove(&iteration).unwrap_or_default();
+        let mut remembered = finder.quiet.remove(&iteration).unwrap_or_default();
+        let hasher = finder.hasher.clone();
+        drop(finder);
+
+        let policy = self.rules().policy.clone();
+        lists.retain(|key| match keys::merge_list_state(key) {
+            None | Some(ListState::Failed) => false,
+            Some(_) => policy.writers.is_none() || keys::is_served(key, &policy),
+        });
+        let mut still_quiet = HashMap::new();
+        let lists = self
+            .without_quiet(lists, &mut remembered, &mut still_quiet, &hasher)
+            .await?;
+        let trusted_for = (timeout * TRUST_TIMEOUTS).min(TRUST_MAX);
+        let mut due = Vec::new();
+        for lists in lists.chunks(PEEK_LISTS_MAX) {
+            let trusted_until = Instant::now() + trusted_for;
+            let (found, quiet) = scripts::peek_plans(&self.connection, lists, per_list).await?;
+            due.extend(found);
+            for (key, seen) in lists.iter().zip(quiet) {
+                if let Some((soonest_s, items_count)) = seen
+                    && keys::merge_list_state(key) == Some(ListState::Idle)
+                    && trusted_for > Duration::ZERO
+                {
+                    still_quiet.insert(
+                        hasher.hash_one(key),
+                        Quiet {
+                            items_count,
+                            soonest_s,
+                            trusted_until,
+                        },
+                    );
+                }
+            }
+        }
+        self.finder
+            .lock()
+            .await
+            .quiet
+            .insert(iteration, still_quiet);
+        Ok(due)
+    }
+
+    /// Leaves out the lists that are as long as they were and whose first item's time has not come.
+    async fn without_quiet(
+        &self,
+        lists: Vec<String>,
+        remembered: &mut HashMap<u64, Quiet>,
+        still_quiet: &mut HashMap<u64, Quiet>,
+        hasher: &RandomState,
+    ) -> Result<Vec<String>, CatalogError> {
+        if remembered.is_empty() {
+            return Ok(lists);
+        }
+        let context = "looking for changed merge queues";
+        let clock: (i64, i64) = self.connection.query(context, &redis::cmd("TIME")).await?;
+        let now = Instant::now();
+        remembered.retain(|_, quiet| quiet.trusted_until > now && quiet.soonest_s > clock.0 + 1);
+        let (known, mut changed): (Vec<String>, Vec<String>) = lists
+            .into_iter()
+            .partition(|key| remembered.contains_key(&hasher.hash_one(key)));
+        let mut known = known.into_iter();
+        loop {
+            let part: Vec<String> = known.by_ref().take(LENGTHS_MAX).collect();
+            if part.is_empty() {
+                return Ok(changed);
+            }
+            let mut pipeline = redis::pipe();
+            for key in &part {
+                pipeline.cmd("LLEN").arg(key);
+            }
+            // A key that is no list any more is passed over by a look.
+            let lengths: Vec<u64> = match self.connection.query_all(context, &pipeline).await {
+                Ok(lengths) => lengths,
+                Err(CatalogError::Refused { .. }) => Vec::new(),
+                Err(error) => return Err(error),
+            };
+            let mut lengths = lengths.into_iter();
+            for key in part {
+                let hash = hasher.hash_one(&key);
+                match (lengths.next(), remembered.get(&hash)) {
+                    (Some(length), Some(quiet)) if length == quiet.items_count => {
+                        still_quiet.insert(hash, *quiet);
+                    }
+                    _ => changed.push(key),
+                }
+            }
+        }
+    }
+}
