@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use gigamerge::{
-    cli::{self, Cli, Command, check_config, demo, once, plan},
+    cli::{self, Cli, Command, check_config, demo, merge_files, once, plan},
     config::{Config, ConfigError},
 };
 
@@ -32,6 +32,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         ))?,
         Command::Once(args) => runtime.block_on(once::run(load(&args.common)?))?,
         Command::Plan(args) => runtime.block_on(plan::run(args, load(&args.common)?))?,
+        Command::MergeFiles(args) => runtime.block_on(merge_files::run(args))?,
         Command::Demo(args) => runtime.block_on(demo::run(args))?,
     }
     Ok(())
