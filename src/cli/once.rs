@@ -16,6 +16,9 @@ pub enum OnceError {
     /// It could not go on.
     #[error(transparent)]
     Work(#[from] WorkError),
+    /// Some plans were not merged; the log says why.
+    #[error("{0} plans were not merged, see above; they wait for a later run")]
+    Failures(u64),
 }
 
 /// Runs every task until nothing is due. A stop signal lets running merges finish within
@@ -49,7 +52,10 @@ pub async fn run(config: Config) -> Result<(), OnceError> {
         drops = drops_count,
         "nothing more is due"
     );
-    Ok(())
+    match totals.failures() {
+        0 => Ok(()),
+        failures => Err(OnceError::Failures(failures)),
+    }
 }
 
 async fn next_stop(signals: &mut tokio::sync::mpsc::Receiver<Signal>) {

@@ -22,6 +22,25 @@ fn config(lake: &Lake, more: &str) -> String {
     )
 }
 
+/// Time to look at files between their registration and their merge.
+fn patient(lake: &Lake) -> String {
+    config(lake, "").replace("timeout = \"1s\"", "timeout = \"4s\"")
+}
+
+#[test]
+fn files_that_have_waited_long_enough_are_merged_by_the_first_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let lake = Lake::new(&folder.path().join("lake"));
+    for seed in 0..5 {
+        lake.drop_file("cpu", seed, 100);
+    }
+    std::thread::sleep(Duration::from_millis(2100));
+    let config = config_file(folder.path(), &config(&lake, ""));
+    let (code, _, log) = run(&["once", "--config", &config]);
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("files=5 rows=500"), "{log}");
+}
+
 fn metadata(lake: &Lake, table: &str) -> Value {
     serde_json::from_slice(&fs::read(lake.partition(table).join("metadata.json")).unwrap()).unwrap()
 }
@@ -45,7 +64,6 @@ fn once_merges_what_lies_there_and_a_later_run_deletes_what_was_replaced() {
     }
     let copies = lake.keep_copy("cpu", &folder.path().join("copies"));
     let config = config_file(folder.path(), &config(&lake, ""));
-    // The first run registers the files; their plan is due a second later.
     for _ in 0..2 {
         let (code, _, log) = run(&["once", "--config", &config]);
         assert_eq!(code, 0, "{log}");
@@ -171,9 +189,9 @@ fn plan_shows_what_a_merge_would_do_and_changes_nothing() {
     for seed in 0..5 {
         lake.drop_file("cpu", seed, 100);
     }
-    let config = config_file(folder.path(), &config(&lake, ""));
+    let config = config_file(folder.path(), &patient(&lake));
     assert_eq!(run(&["once", "--config", &config]).0, 0);
-    std::thread::sleep(Duration::from_millis(2100));
+    std::thread::sleep(Duration::from_millis(4100));
     let before = fs::read(lake.partition("cpu").join("metadata.json")).unwrap();
     let (code, json, log) = run(&["plan", "--json", "--config", &config]);
     assert_eq!(code, 0, "{log}");
@@ -201,7 +219,7 @@ fn a_damaged_file_is_set_aside_and_the_others_are_merged() {
     for seed in 0..4 {
         lake.drop_file("cpu", seed, 400);
     }
-    let config = config_file(folder.path(), &config(&lake, ""));
+    let config = config_file(folder.path(), &patient(&lake));
     assert_eq!(run(&["once", "--config", &config]).0, 0);
     let copies = lake.keep_copy("cpu", &folder.path().join("copies"));
     // Damaged after it was registered: the footer is whole, a page is not.
@@ -211,7 +229,7 @@ fn a_damaged_file_is_set_aside_and_the_others_are_merged() {
         *byte = 0xff;
     }
     fs::write(&victim, &bytes).unwrap();
-    std::thread::sleep(Duration::from_millis(1100));
+    std::thread::sleep(Duration::from_millis(4100));
     let (code, _, log) = run(&["once", "--config", &config]);
     assert_eq!(code, 0, "{log}");
     assert!(log.contains("set aside"), "{log}");

@@ -18,6 +18,8 @@ mod demo;
 mod embedded_run;
 mod golden;
 mod guide;
+mod kills;
+mod memory;
 mod merge_duckdb;
 mod merge_edges;
 mod merge_files;

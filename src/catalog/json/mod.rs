@@ -7,33 +7,33 @@
 
 mod claims;
 mod discovery;
+mod index;
 mod metadata_file;
 mod partition;
 mod planner;
 mod refresh;
+mod work;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fs::File,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex, RwLock},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
-use self::partition::Partition;
+use self::index::{Inner, guard};
 use super::{
     Catalog, CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths, Refreshed,
 };
 use crate::model::{
     ClaimedDrop, ClaimedMerge, DataPath, IndexEntry, Iteration, LayerName, Lease, MergePlan,
-    MergeQueue, PartitionDir, PlanId, TableRef,
+    MergeQueue, TableRef,
 };
 
-/// A delete asked for by a writer waits this long, as in the Redis scripts.
-const WRITER_DROP_DELAY_S: i64 = 30;
 const LOCK_NAME: &str = ".gigamerge.lock";
 
 /// What a data file's footer says of it; the caller knows Parquet, the catalog does not.
@@ -60,20 +60,6 @@ pub type Probe = Arc<dyn Fn(&TableRef, &Path) -> Result<ProbedFile, String> + Se
 #[derive(Clone)]
 pub struct JsonCatalog {
     inner: Arc<Inner>,
-}
-
-type PartitionKey = (TableRef, PartitionDir, LayerName);
-
-struct Inner {
-    layers: Vec<(LayerName, PathBuf)>,
-    probe: Probe,
-    policy: RwLock<Arc<Policy>>,
-    partitions: Mutex<BTreeMap<PartitionKey, Partition>>,
-    /// Outputs announced by claims of this process.
-    announced: Mutex<HashMap<PlanId, Vec<DataPath>>>,
-    scan: Mutex<refresh::ScanMemory>,
-    locks: Mutex<Vec<File>>,
-    is_read_only: bool,
 }
 
 impl JsonCatalog {
@@ -161,131 +147,10 @@ fn lock(root: &Path) -> Result<File, CatalogError> {
     }
 }
 
-fn now_s() -> i64 {
-    let elapsed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// A panic elsewhere does not make the map wrong: every change is applied whole or not at all.
-fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Inner {
-    fn policy(&self) -> Arc<Policy> {
-        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The empty name of older clients stands for the first layer.
-    fn layer(&self, name: &LayerName) -> Result<(&LayerName, &Path), CatalogError> {
-        let found = match name.as_str() {
-            "" => self.layers.first(),
-            _ => self.layers.iter().find(|(layer, _)| layer == name),
-        };
-        found
-            .map(|(layer, root)| (layer, root.as_path()))
-            .ok_or_else(|| CatalogError::Refused {
-                context: format!("layer {:?}", name.as_str()),
-                reason: "no such layer is configured".to_owned(),
-            })
-    }
-
-    fn folder(
-        &self,
-        table: &TableRef,
-        dir: &PartitionDir,
-        layer: &LayerName,
-    ) -> Result<PathBuf, CatalogError> {
-        let (_, root) = self.layer(layer)?;
-        Ok(root
-            .join(table.database())
-            .join(table.table())
-            .join("data")
-            .join(dir.as_str()))
-    }
-
-    /// Runs `work` on a partition, loading it first if it is new.
-    fn with_partition<T>(
-        &self,
-        table: &TableRef,
-        dir: &PartitionDir,
-        layer: &LayerName,
-        work: impl FnOnce(&mut Partition) -> Result<T, CatalogError>,
-    ) -> Result<T, CatalogError> {
-        let layer = self.layer(layer)?.0.clone();
-        let key = (table.clone(), dir.clone(), layer.clone());
-        let mut partitions = guard(&self.partitions);
-        if !partitions.contains_key(&key) {
-            let folder = self.folder(table, dir, &layer)?;
-            let partition =
-                Partition::load(layer, table.clone(), dir.clone(), folder, self.is_read_only)?;
-            partitions.insert(key.clone(), partition);
-        }
-        match partitions.get_mut(&key) {
-            Some(partition) => work(partition),
-            None => Err(CatalogError::Malformed {
-                place: dir.to_string(),
-                reason: "partition vanished".to_owned(),
-            }),
-        }
-    }
-
-    fn batch(&self, add: &[IndexEntry], remove: &[IndexEntry]) -> Result<(), CatalogError> {
-        let mut changes: BTreeMap<PartitionKey, (Vec<IndexEntry>, Vec<DataPath>)> = BTreeMap::new();
-        for (entry, is_added) in add
-            .iter()
-            .map(|e| (e, true))
-            .chain(remove.iter().map(|e| (e, false)))
-        {
-            let layer = self.layer(&entry.layer)?.0.clone();
-            let (adds, removes) = changes
-                .entry((entry.table.clone(), entry.path.dir(), layer))
-                .or_default();
-            if is_added {
-                adds.push(entry.clone())
-            } else {
-                removes.push(entry.path.clone())
-            }
-        }
-        for ((table, dir, layer), (adds, removes)) in changes {
-            self.with_partition(&table, &dir, &layer, |p| {
-                p.batch(&adds, &removes, now_s(), WRITER_DROP_DELAY_S)
-            })?;
-        }
-        Ok(())
-    }
-
-    fn take_announced(&self, id: &PlanId) -> Vec<DataPath> {
-        guard(&self.announced).remove(id).unwrap_or_default()
-    }
-}
-
-fn on_queue<T>(
-    inner: &Inner,
-    queue: &MergeQueue,
-    work: impl FnOnce(&mut Partition) -> Result<T, CatalogError>,
-) -> Result<T, CatalogError> {
-    inner.with_partition(&queue.table, &queue.dir, &queue.layer, work)
-}
-
-fn lease_for(token: &str, lease: Duration) -> Lease {
-    let seconds = i64::try_from(lease.as_secs()).unwrap_or(i64::MAX);
-    Lease {
-        token: token.to_owned(),
-        expires_at_s: now_s().saturating_add(seconds),
-    }
-}
-
 #[async_trait]
 impl Catalog for JsonCatalog {
     fn set_policy(&self, policy: Arc<Policy>) {
-        *self
-            .inner
-            .policy
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = policy;
+        self.inner.set_policy(policy);
     }
 
     async fn ping(&self) -> Result<(), CatalogError> {
@@ -293,15 +158,7 @@ impl Catalog for JsonCatalog {
     }
 
     async fn tables(&self) -> Result<Vec<TableRef>, CatalogError> {
-        let partitions = guard(&self.inner.partitions);
-        let with_files = partitions
-            .values()
-            .filter(|partition| partition.entries().next().is_some());
-        Ok(with_files
-            .map(|partition| partition.table.clone())
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect())
+        self.blocking(|inner| Ok(inner.tables())).await
     }
 
     async fn entries(
@@ -309,17 +166,9 @@ impl Catalog for JsonCatalog {
         table: &TableRef,
         filter: &EntryFilter,
     ) -> Result<Vec<IndexEntry>, CatalogError> {
-        let partitions = guard(&self.inner.partitions);
-        let wanted = partitions
-            .values()
-            .filter(|partition| partition.table == *table);
-        let mut entries: Vec<IndexEntry> = wanted
-            .flat_map(Partition::entries)
-            .filter(|entry| filter.matches(entry))
-            .cloned()
-            .collect();
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(entries)
+        let (table, filter) = (table.clone(), filter.clone());
+        self.blocking(move |inner| Ok(inner.entries(&table, &filter)))
+            .await
     }
 
     async fn resolve(
@@ -327,17 +176,9 @@ impl Catalog for JsonCatalog {
         table: &TableRef,
         paths: &[DataPath],
     ) -> Result<Vec<Option<IndexEntry>>, CatalogError> {
-        let partitions = guard(&self.inner.partitions);
-        let find = |path: &DataPath| {
-            let dir = path.dir();
-            self.inner.layers.iter().find_map(|(layer, _)| {
-                partitions
-                    .get(&(table.clone(), dir.clone(), layer.clone()))?
-                    .entry(path)
-                    .cloned()
-            })
-        };
-        Ok(paths.iter().map(find).collect())
+        let (table, paths) = (table.clone(), paths.to_vec());
+        self.blocking(move |inner| Ok(inner.resolve(&table, &paths)))
+            .await
     }
 
     async fn batch(&self, add: &[IndexEntry], remove: &[IndexEntry]) -> Result<(), CatalogError> {
@@ -354,16 +195,8 @@ impl Catalog for JsonCatalog {
         iteration: Iteration,
         limit: usize,
     ) -> Result<Vec<MergePlan>, CatalogError> {
-        let policy = self.inner.policy();
-        let now_s = now_s();
-        let partitions = guard(&self.inner.partitions);
-        let mut due: Vec<MergePlan> = partitions
-            .values()
-            .flat_map(|partition| partition.due_merges(iteration, &policy, now_s))
-            .collect();
-        due.sort_by_key(|plan| plan.due_s);
-        due.truncate(limit);
-        Ok(due)
+        self.blocking(move |inner| Ok(inner.due_merges(iteration, limit)))
+            .await
     }
 
     async fn claim_merge(
@@ -371,14 +204,9 @@ impl Catalog for JsonCatalog {
         queue: &MergeQueue,
         lease: Duration,
     ) -> Result<Option<ClaimedMerge>, CatalogError> {
-        let policy = self.inner.policy();
-        let plan = on_queue(&self.inner, queue, |partition| {
-            Ok(partition.claim(queue, &policy, now_s(), lease))
-        })?;
-        Ok(plan.map(|(plan, token)| ClaimedMerge {
-            lease: lease_for(&token, lease),
-            plan,
-        }))
+        let queue = queue.clone();
+        self.blocking(move |inner| inner.claim_merge(&queue, lease))
+            .await
     }
 
     async fn renew_merge(
@@ -386,10 +214,9 @@ impl Catalog for JsonCatalog {
         claim: &ClaimedMerge,
         lease: Duration,
     ) -> Result<Lease, CatalogError> {
-        let token = on_queue(&self.inner, &claim.plan.queue, |partition| {
-            partition.renew(&claim.lease.token, lease)
-        })?;
-        Ok(lease_for(&token, lease))
+        let claim = claim.clone();
+        self.blocking(move |inner| inner.renew_merge(&claim, lease))
+            .await
     }
 
     async fn announce_output(
@@ -398,16 +225,8 @@ impl Catalog for JsonCatalog {
         output: &DataPath,
     ) -> Result<(), CatalogError> {
         let (claim, output) = (claim.clone(), output.clone());
-        self.blocking(move |inner| {
-            guard(&inner.announced)
-                .entry(claim.plan.id.clone())
-                .or_default()
-                .push(output.clone());
-            on_queue(inner, &claim.plan.queue, |partition| {
-                partition.announce(&claim.lease.token, &output)
-            })
-        })
-        .await
+        self.blocking(move |inner| inner.announce_output(&claim, &output))
+            .await
     }
 
     async fn commit_merge(
@@ -416,16 +235,8 @@ impl Catalog for JsonCatalog {
         commit: &MergeCommit,
     ) -> Result<CommitOutcome, CatalogError> {
         let (claim, commit) = (claim.clone(), commit.clone());
-        self.blocking(move |inner| {
-            let outcome = on_queue(inner, &claim.plan.queue, |partition| {
-                partition.commit(&claim.lease.token, &commit, now_s())
-            })?;
-            if outcome == CommitOutcome::Committed {
-                inner.take_announced(&claim.plan.id);
-            }
-            Ok(outcome)
-        })
-        .await
+        self.blocking(move |inner| inner.commit_merge(&claim, &commit))
+            .await
     }
 
     async fn release_merge(
@@ -434,24 +245,14 @@ impl Catalog for JsonCatalog {
         delay: Duration,
     ) -> Result<(), CatalogError> {
         let claim = claim.clone();
-        self.blocking(move |inner| {
-            let removed = inner.take_announced(&claim.plan.id);
-            on_queue(inner, &claim.plan.queue, |partition| {
-                partition.release(&claim.lease.token, &removed, delay)
-            })
-        })
-        .await
+        self.blocking(move |inner| inner.release_merge(&claim, delay))
+            .await
     }
 
     async fn fail_merge(&self, claim: &ClaimedMerge, reason: &str) -> Result<(), CatalogError> {
         let (claim, reason) = (claim.clone(), reason.to_owned());
-        self.blocking(move |inner| {
-            let removed = inner.take_announced(&claim.plan.id);
-            on_queue(inner, &claim.plan.queue, |partition| {
-                partition.fail(&claim.lease.token, &removed, &reason)
-            })
-        })
-        .await
+        self.blocking(move |inner| inner.fail_merge(&claim, &reason))
+            .await
     }
 
     async fn claim_drops(
@@ -459,20 +260,8 @@ impl Catalog for JsonCatalog {
         limit: usize,
         lease: Duration,
     ) -> Result<Vec<ClaimedDrop>, CatalogError> {
-        let policy = self.inner.policy();
-        let mut claimed = Vec::new();
-        for partition in guard(&self.inner.partitions).values_mut() {
-            let items = partition.claim_drops(limit - claimed.len(), now_s(), lease, &policy);
-            let items = items.into_iter().map(|(item, token)| ClaimedDrop {
-                lease: lease_for(&token, lease),
-                item,
-            });
-            claimed.extend(items);
-            if claimed.len() >= limit {
-                break;
-            }
-        }
-        Ok(claimed)
+        self.blocking(move |inner| Ok(inner.claim_drops(limit, lease)))
+            .await
     }
 
     async fn finish_drop(&self, claim: &ClaimedDrop) -> Result<(), CatalogError> {
@@ -480,31 +269,15 @@ impl Catalog for JsonCatalog {
     }
 
     async fn finish_drops(&self, claims: &[ClaimedDrop]) -> Result<(), CatalogError> {
-        let mut by_partition: BTreeMap<PartitionKey, Vec<(DataPath, String)>> = BTreeMap::new();
-        for ClaimedDrop { item, lease } in claims {
-            let key = (item.table.clone(), item.path.dir(), item.layer.clone());
-            by_partition
-                .entry(key)
-                .or_default()
-                .push((item.path.clone(), lease.token.clone()));
-        }
-        self.blocking(move |inner| {
-            for ((table, dir, layer), drops) in by_partition {
-                inner.with_partition(&table, &dir, &layer, |partition| {
-                    partition.finish_drops(&drops)
-                })?;
-            }
-            Ok(())
-        })
-        .await
+        let claims = claims.to_vec();
+        self.blocking(move |inner| inner.finish_drops(&claims))
+            .await
     }
 
     async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError> {
-        let item = &claim.item;
-        self.inner
-            .with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
-                partition.release_drop(&claim.lease.token, delay)
-            })
+        let claim = claim.clone();
+        self.blocking(move |inner| inner.release_drop(&claim, delay))
+            .await
     }
 
     fn close(&self) {
@@ -512,17 +285,6 @@ impl Catalog for JsonCatalog {
     }
 
     async fn queue_depths(&self) -> Result<QueueDepths, CatalogError> {
-        let policy = self.inner.policy();
-        let mut depths = QueueDepths::default();
-        for partition in guard(&self.inner.partitions).values() {
-            let (merges_idle, merges_processing) = partition.merge_counts(&policy);
-            let (drops_idle, drops_processing) = partition.drop_counts();
-            depths.merges_idle_count += merges_idle as u64;
-            depths.merges_processing_count += merges_processing as u64;
-            depths.drops_idle_count += drops_idle as u64;
-            depths.drops_processing_count += drops_processing as u64;
-            depths.failed_count += partition.set_aside_count() as u64;
-        }
-        Ok(depths)
+        self.blocking(|inner| Ok(inner.queue_depths())).await
     }
 }

@@ -6,21 +6,16 @@
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    time::Duration,
 };
 
 use crate::{
-    catalog::{CatalogError, CommitOutcome, MergeCommit, Policy},
-    model::{
-        DataPath, DropItem, IndexEntry, Iteration, LayerName, MergePlan, MergeQueue, PartitionDir,
-        PlanId, TableRef,
-    },
+    catalog::CatalogError,
+    model::{DataPath, DropItem, IndexEntry, LayerName, PartitionDir, PlanId, TableRef},
 };
 
 use super::{
     claims::Claims,
     metadata_file::{self, FileRecord, Metadata, Stamp},
-    planner::{self, PlannedMerge},
 };
 
 #[derive(Debug)]
@@ -31,14 +26,14 @@ pub(super) struct Partition {
     folder: PathBuf,
     /// Changes stay in memory.
     is_read_only: bool,
-    metadata: Metadata,
+    pub(super) metadata: Metadata,
     /// Path → place in `metadata.files`.
     places: HashMap<DataPath, usize>,
     stamp: Option<Stamp>,
-    merges: Claims,
-    drops: Claims,
+    pub(super) merges: Claims,
+    pub(super) drops: Claims,
     /// Deleted files whose drop items are still in the file on disk; written out with the next change.
-    finished_drops: HashSet<DataPath>,
+    pub(super) finished_drops: HashSet<DataPath>,
 }
 
 impl Partition {
@@ -90,7 +85,7 @@ impl Partition {
         Ok(())
     }
 
-    fn change(&mut self, apply: impl FnOnce(&mut Metadata)) -> Result<(), CatalogError> {
+    pub(super) fn change(&mut self, apply: impl FnOnce(&mut Metadata)) -> Result<(), CatalogError> {
         self.reload_if_changed()?;
         let mut next = self.metadata.clone();
         apply(&mut next);
@@ -142,10 +137,11 @@ impl Partition {
         dropped.chain(&self.metadata.pending).collect()
     }
 
-    /// Adds or replaces entries, removes others and queues their deletion.
+    /// Adds or replaces entries, each with the time from which its plan's timeout counts (Unix seconds);
+    /// removes others and queues their deletion.
     pub(super) fn batch(
         &mut self,
-        add: &[IndexEntry],
+        add: &[(IndexEntry, i64)],
         remove: &[DataPath],
         now_s: i64,
         drop_delay_s: i64,
@@ -153,7 +149,7 @@ impl Partition {
         let layer = self.layer.clone();
         self.change(|metadata| {
             let mut places = places(metadata);
-            for entry in add {
+            for (entry, added_at_s) in add {
                 let entry = IndexEntry {
                     layer: layer.clone(),
                     ..entry.clone()
@@ -162,7 +158,7 @@ impl Partition {
                     metadata.files[*place].entry = entry;
                 } else {
                     places.insert(entry.path.clone(), metadata.files.len());
-                    push_file(metadata, entry, now_s);
+                    push_file(metadata, entry, *added_at_s);
                 }
             }
             remove_files(metadata, remove, now_s + drop_delay_s);
@@ -182,238 +178,6 @@ impl Partition {
     pub(super) fn forget_pending(&mut self, paths: &[DataPath]) -> Result<(), CatalogError> {
         self.change(|metadata| metadata.pending.retain(|path| !paths.contains(path)))
     }
-
-    fn plans(&self, policy: &Policy, only: Option<Iteration>) -> Vec<PlannedMerge> {
-        let taken = self.merges.taken();
-        planner::plan(&self.metadata.files, policy, only, |path| {
-            taken.contains(path)
-        })
-    }
-
-    pub(super) fn due_merges(
-        &self,
-        iteration: Iteration,
-        policy: &Policy,
-        now_s: i64,
-    ) -> Vec<MergePlan> {
-        self.plans(policy, Some(iteration))
-            .into_iter()
-            .filter(|plan| plan.due_s <= now_s)
-            .map(|plan| self.merge_plan(plan, 0))
-            .collect()
-    }
-
-    pub(super) fn merge_counts(&self, policy: &Policy) -> (usize, usize) {
-        (self.plans(policy, None).len(), self.merges.live_count())
-    }
-
-    fn merge_plan(&self, plan: PlannedMerge, attempts: u32) -> MergePlan {
-        MergePlan {
-            id: PlanId::random(),
-            queue: MergeQueue {
-                table: self.table.clone(),
-                iteration: plan.iteration,
-                dir: self.dir.clone(),
-                layer: self.layer.clone(),
-                writer: plan.writer,
-            },
-            paths: plan.paths,
-            refused_paths: Vec::new(),
-            size_bytes: plan.size_bytes,
-            due_s: plan.due_s,
-            attempts,
-        }
-    }
-
-    /// Takes the first due plan of a queue; returns it with the lease's token.
-    pub(super) fn claim(
-        &mut self,
-        queue: &MergeQueue,
-        policy: &Policy,
-        now_s: i64,
-        lease: Duration,
-    ) -> Option<(MergePlan, String)> {
-        let planned = self
-            .plans(policy, Some(queue.iteration))
-            .into_iter()
-            .find(|plan| plan.writer == queue.writer && plan.due_s <= now_s)?;
-        let (token, attempts) = self.merges.take(&planned.paths, lease);
-        Some((self.merge_plan(planned, attempts), token))
-    }
-
-    fn lease_lost(&self) -> CatalogError {
-        CatalogError::LeaseLost {
-            what: format!("a plan of {} {}", self.table, self.dir),
-        }
-    }
-
-    pub(super) fn renew(&mut self, token: &str, lease: Duration) -> Result<String, CatalogError> {
-        self.merges
-            .renew(token, lease)
-            .ok_or_else(|| self.lease_lost())
-    }
-
-    pub(super) fn announce(&mut self, token: &str, output: &DataPath) -> Result<(), CatalogError> {
-        if self.merges.paths(token).is_none() {
-            return Err(self.lease_lost());
-        }
-        self.change(|metadata| {
-            if !metadata.pending.contains(output) {
-                metadata.pending.push(output.clone());
-            }
-        })
-    }
-
-    pub(super) fn commit(
-        &mut self,
-        token: &str,
-        commit: &MergeCommit,
-        now_s: i64,
-    ) -> Result<CommitOutcome, CatalogError> {
-        self.reload_if_changed()?;
-        let output_is_here = commit
-            .output
-            .as_ref()
-            .is_some_and(|output| self.entry(&output.path).is_some());
-        if self.merges.paths(token).is_none() {
-            let is_done =
-                output_is_here && commit.sources.iter().all(|path| self.entry(path).is_none());
-            return Ok(if is_done {
-                CommitOutcome::Committed
-            } else {
-                CommitOutcome::LeaseLost
-            });
-        }
-        if let Some(gone) = commit
-            .sources
-            .iter()
-            .find(|path| self.entry(path).is_none())
-        {
-            return Ok(CommitOutcome::SourceGone(gone.to_string()));
-        }
-        if output_is_here {
-            return Ok(CommitOutcome::OutputExists);
-        }
-        let due_s = now_s.saturating_add(i64::try_from(commit.grace.as_secs()).unwrap_or(i64::MAX));
-        let layer = self.layer.clone();
-        self.change(|metadata| {
-            if let Some(output) = &commit.output {
-                metadata.pending.retain(|path| *path != output.path);
-                push_file(
-                    metadata,
-                    IndexEntry {
-                        layer,
-                        ..output.clone()
-                    },
-                    now_s,
-                );
-            }
-            remove_files(metadata, &commit.sources, due_s);
-            for bad in &commit.set_aside {
-                set_aside(metadata, &bad.path, &bad.reason);
-            }
-        })?;
-        self.merges.end(token, None);
-        Ok(CommitOutcome::Committed)
-    }
-
-    /// Frees the files of a claim after `delay`; the caller has removed the outputs that it announced.
-    pub(super) fn release(
-        &mut self,
-        token: &str,
-        removed: &[DataPath],
-        delay: Duration,
-    ) -> Result<(), CatalogError> {
-        let was_held = self.merges.end(token, Some(delay));
-        self.forget_pending(removed)?;
-        if was_held {
-            Ok(())
-        } else {
-            Err(self.lease_lost())
-        }
-    }
-
-    pub(super) fn fail(
-        &mut self,
-        token: &str,
-        removed: &[DataPath],
-        reason: &str,
-    ) -> Result<(), CatalogError> {
-        let paths = self.merges.paths(token).ok_or_else(|| self.lease_lost())?;
-        self.change(|metadata| {
-            for path in &paths {
-                set_aside(metadata, path, reason);
-            }
-            metadata.pending.retain(|path| !removed.contains(path));
-        })?;
-        self.merges.end(token, None);
-        Ok(())
-    }
-
-    /// Takes due deletes, oldest first; returns each with its lease's token.
-    pub(super) fn claim_drops(
-        &mut self,
-        limit: usize,
-        now_s: i64,
-        lease: Duration,
-        policy: &Policy,
-    ) -> Vec<(DropItem, String)> {
-        let taken = self.drops.taken();
-        let is_free =
-            |path: &DataPath| !taken.contains(path) && !self.finished_drops.contains(path);
-        let due: Vec<DropItem> = self
-            .metadata
-            .drop_queue
-            .iter()
-            .filter(|drop| {
-                drop.due_s <= now_s && policy.serves(&drop.writer) && is_free(&drop.path)
-            })
-            .take(limit)
-            .cloned()
-            .collect();
-        let drops = &mut self.drops;
-        due.into_iter()
-            .map(|drop| {
-                let (token, _) = drops.take(std::slice::from_ref(&drop.path), lease);
-                (drop, token)
-            })
-            .collect()
-    }
-
-    pub(super) fn finish_drops(
-        &mut self,
-        drops: &[(DataPath, String)],
-    ) -> Result<(), CatalogError> {
-        for (path, token) in drops {
-            if self.drops.end(token, None) {
-                self.finished_drops.insert(path.clone());
-            }
-        }
-        self.change(|_| {})
-    }
-
-    pub(super) fn release_drop(
-        &mut self,
-        token: &str,
-        delay: Duration,
-    ) -> Result<(), CatalogError> {
-        if self.drops.end(token, Some(delay)) {
-            Ok(())
-        } else {
-            Err(self.lease_lost())
-        }
-    }
-
-    pub(super) fn drop_counts(&self) -> (usize, usize) {
-        let waiting = self
-            .metadata
-            .drop_queue
-            .iter()
-            .filter(|drop| !self.finished_drops.contains(&drop.path))
-            .count();
-        let claimed = self.drops.live_count();
-        (waiting.saturating_sub(claimed), claimed)
-    }
 }
 
 fn places(metadata: &Metadata) -> HashMap<DataPath, usize> {
@@ -425,18 +189,18 @@ fn places(metadata: &Metadata) -> HashMap<DataPath, usize> {
         .collect()
 }
 
-fn push_file(metadata: &mut Metadata, entry: IndexEntry, now_s: i64) {
+pub(super) fn push_file(metadata: &mut Metadata, entry: IndexEntry, added_at_s: i64) {
     // The newest file stands last.
     let id = metadata.files.last().map_or(0, |record| record.id) + 1;
     metadata.files.push(FileRecord {
         id,
         entry,
-        added_at_s: now_s,
+        added_at_s,
         set_aside: None,
     });
 }
 
-fn remove_files(metadata: &mut Metadata, paths: &[DataPath], due_s: i64) {
+pub(super) fn remove_files(metadata: &mut Metadata, paths: &[DataPath], due_s: i64) {
     let removed: HashSet<&DataPath> = paths.iter().collect();
     let queue = &mut metadata.drop_queue;
     metadata.files.retain(|record| {
@@ -455,7 +219,7 @@ fn remove_files(metadata: &mut Metadata, paths: &[DataPath], due_s: i64) {
     });
 }
 
-fn set_aside(metadata: &mut Metadata, path: &DataPath, reason: &str) {
+pub(super) fn set_aside(metadata: &mut Metadata, path: &DataPath, reason: &str) {
     if let Some(record) = metadata
         .files
         .iter_mut()

@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    Inner, ProbedFile,
+    ProbedFile,
     discovery::{self, FoundFile, FoundPartition},
-    guard, now_s,
+    index::{Inner, guard, now_s},
     partition::Partition,
 };
 use crate::{
@@ -97,7 +97,12 @@ fn refresh_partition(
                     continue;
                 }
                 match (inner.probe)(&found.table, &full) {
-                    Ok(probed) => new.push(entry(layer, found, path, probed, &full)),
+                    Ok(probed) => {
+                        let entry = entry(layer, found, path, probed, &full);
+                        // What has lain here for long has waited for long: a first run need not wait again.
+                        let written_at_s = (entry.chunk_time_ns / 1_000_000_000).min(now_s());
+                        new.push((entry, written_at_s));
+                    }
                     Err(reason) => {
                         // It may still be written in place: look again when it has changed.
                         is_settled = false;

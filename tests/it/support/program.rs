@@ -51,6 +51,10 @@ impl Program {
         Self { child, folder }
     }
 
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("stderr")).unwrap()
     }

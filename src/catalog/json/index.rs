@@ -1,0 +1,348 @@
+//! What the embedded catalog does, on the threads where it may block: every call may wait for another
+//! one's fsync.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{Probe, partition::Partition, refresh};
+use crate::{
+    catalog::{CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths},
+    model::{
+        ClaimedDrop, ClaimedMerge, DataPath, IndexEntry, Iteration, LayerName, Lease, MergePlan,
+        MergeQueue, PartitionDir, PlanId, TableRef,
+    },
+};
+
+/// A delete asked for by a writer waits this long, as in the Redis scripts.
+const WRITER_DROP_DELAY_S: i64 = 30;
+
+type PartitionKey = (TableRef, PartitionDir, LayerName);
+
+pub(super) struct Inner {
+    pub(super) layers: Vec<(LayerName, PathBuf)>,
+    pub(super) probe: Probe,
+    pub(super) policy: RwLock<Arc<Policy>>,
+    pub(super) partitions: Mutex<BTreeMap<PartitionKey, Partition>>,
+    /// Outputs announced by claims of this process.
+    pub(super) announced: Mutex<HashMap<PlanId, Vec<DataPath>>>,
+    pub(super) scan: Mutex<refresh::ScanMemory>,
+    pub(super) locks: Mutex<Vec<File>>,
+    pub(super) is_read_only: bool,
+}
+
+pub(super) fn now_s() -> i64 {
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// A panic elsewhere does not make the map wrong: every change is applied whole or not at all.
+pub(super) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The empty name of older clients stands for the first layer.
+    fn layer(&self, name: &LayerName) -> Result<(&LayerName, &Path), CatalogError> {
+        let found = match name.as_str() {
+            "" => self.layers.first(),
+            _ => self.layers.iter().find(|(layer, _)| layer == name),
+        };
+        found
+            .map(|(layer, root)| (layer, root.as_path()))
+            .ok_or_else(|| CatalogError::Refused {
+                context: format!("layer {:?}", name.as_str()),
+                reason: "no such layer is configured".to_owned(),
+            })
+    }
+
+    fn folder(
+        &self,
+        table: &TableRef,
+        dir: &PartitionDir,
+        layer: &LayerName,
+    ) -> Result<PathBuf, CatalogError> {
+        let (_, root) = self.layer(layer)?;
+        Ok(root
+            .join(table.database())
+            .join(table.table())
+            .join("data")
+            .join(dir.as_str()))
+    }
+
+    /// Runs `work` on a partition, loading it first if it is new.
+    pub(super) fn with_partition<T>(
+        &self,
+        table: &TableRef,
+        dir: &PartitionDir,
+        layer: &LayerName,
+        work: impl FnOnce(&mut Partition) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        let layer = self.layer(layer)?.0.clone();
+        let key = (table.clone(), dir.clone(), layer.clone());
+        let mut partitions = guard(&self.partitions);
+        if !partitions.contains_key(&key) {
+            let folder = self.folder(table, dir, &layer)?;
+            let partition =
+                Partition::load(layer, table.clone(), dir.clone(), folder, self.is_read_only)?;
+            partitions.insert(key.clone(), partition);
+        }
+        match partitions.get_mut(&key) {
+            Some(partition) => work(partition),
+            None => Err(CatalogError::Malformed {
+                place: dir.to_string(),
+                reason: "partition vanished".to_owned(),
+            }),
+        }
+    }
+
+    pub(super) fn batch(
+        &self,
+        add: &[IndexEntry],
+        remove: &[IndexEntry],
+    ) -> Result<(), CatalogError> {
+        type Change = (Vec<(IndexEntry, i64)>, Vec<DataPath>);
+        let mut changes: BTreeMap<PartitionKey, Change> = BTreeMap::new();
+        for (entry, is_added) in add
+            .iter()
+            .map(|e| (e, true))
+            .chain(remove.iter().map(|e| (e, false)))
+        {
+            let layer = self.layer(&entry.layer)?.0.clone();
+            let (adds, removes) = changes
+                .entry((entry.table.clone(), entry.path.dir(), layer))
+                .or_default();
+            if is_added {
+                adds.push((entry.clone(), now_s()))
+            } else {
+                removes.push(entry.path.clone())
+            }
+        }
+        for ((table, dir, layer), (adds, removes)) in changes {
+            self.with_partition(&table, &dir, &layer, |p| {
+                p.batch(&adds, &removes, now_s(), WRITER_DROP_DELAY_S)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn take_announced(&self, id: &PlanId) -> Vec<DataPath> {
+        guard(&self.announced).remove(id).unwrap_or_default()
+    }
+
+    fn on_queue<T>(
+        &self,
+        queue: &MergeQueue,
+        work: impl FnOnce(&mut Partition) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        self.with_partition(&queue.table, &queue.dir, &queue.layer, work)
+    }
+
+    pub(super) fn set_policy(&self, policy: Arc<Policy>) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    pub(super) fn tables(&self) -> Vec<TableRef> {
+        let partitions = guard(&self.partitions);
+        let with_files = partitions
+            .values()
+            .filter(|partition| partition.entries().next().is_some());
+        let tables: BTreeSet<TableRef> = with_files
+            .map(|partition| partition.table.clone())
+            .collect();
+        tables.into_iter().collect()
+    }
+
+    pub(super) fn entries(&self, table: &TableRef, filter: &EntryFilter) -> Vec<IndexEntry> {
+        let partitions = guard(&self.partitions);
+        let wanted = partitions
+            .values()
+            .filter(|partition| partition.table == *table);
+        let mut entries: Vec<IndexEntry> = wanted
+            .flat_map(Partition::entries)
+            .filter(|entry| filter.matches(entry))
+            .cloned()
+            .collect();
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        entries
+    }
+
+    pub(super) fn resolve(&self, table: &TableRef, paths: &[DataPath]) -> Vec<Option<IndexEntry>> {
+        let partitions = guard(&self.partitions);
+        let find = |path: &DataPath| {
+            let dir = path.dir();
+            self.layers.iter().find_map(|(layer, _)| {
+                partitions
+                    .get(&(table.clone(), dir.clone(), layer.clone()))?
+                    .entry(path)
+                    .cloned()
+            })
+        };
+        paths.iter().map(find).collect()
+    }
+
+    pub(super) fn due_merges(&self, iteration: Iteration, limit: usize) -> Vec<MergePlan> {
+        let (policy, now_s) = (self.policy(), now_s());
+        let mut due: Vec<MergePlan> = guard(&self.partitions)
+            .values()
+            .flat_map(|partition| partition.due_merges(iteration, &policy, now_s))
+            .collect();
+        due.sort_by_key(|plan| plan.due_s);
+        due.truncate(limit);
+        due
+    }
+
+    pub(super) fn claim_merge(
+        &self,
+        queue: &MergeQueue,
+        lease: Duration,
+    ) -> Result<Option<ClaimedMerge>, CatalogError> {
+        let policy = self.policy();
+        let plan = self.on_queue(queue, |partition| {
+            Ok(partition.claim(queue, &policy, now_s(), lease))
+        })?;
+        Ok(plan.map(|(plan, token)| ClaimedMerge {
+            lease: lease_for(&token, lease),
+            plan,
+        }))
+    }
+
+    pub(super) fn renew_merge(
+        &self,
+        claim: &ClaimedMerge,
+        lease: Duration,
+    ) -> Result<Lease, CatalogError> {
+        let token = self.on_queue(&claim.plan.queue, |partition| {
+            partition.renew(&claim.lease.token, lease)
+        })?;
+        Ok(lease_for(&token, lease))
+    }
+
+    pub(super) fn announce_output(
+        &self,
+        claim: &ClaimedMerge,
+        output: &DataPath,
+    ) -> Result<(), CatalogError> {
+        guard(&self.announced)
+            .entry(claim.plan.id.clone())
+            .or_default()
+            .push(output.clone());
+        self.on_queue(&claim.plan.queue, |partition| {
+            partition.announce(&claim.lease.token, output)
+        })
+    }
+
+    pub(super) fn commit_merge(
+        &self,
+        claim: &ClaimedMerge,
+        commit: &MergeCommit,
+    ) -> Result<CommitOutcome, CatalogError> {
+        let outcome = self.on_queue(&claim.plan.queue, |partition| {
+            partition.commit(&claim.lease.token, commit, now_s())
+        })?;
+        if outcome == CommitOutcome::Committed {
+            self.take_announced(&claim.plan.id);
+        }
+        Ok(outcome)
+    }
+
+    pub(super) fn release_merge(
+        &self,
+        claim: &ClaimedMerge,
+        delay: Duration,
+    ) -> Result<(), CatalogError> {
+        let removed = self.take_announced(&claim.plan.id);
+        self.on_queue(&claim.plan.queue, |partition| {
+            partition.release(&claim.lease.token, &removed, delay)
+        })
+    }
+
+    pub(super) fn fail_merge(
+        &self,
+        claim: &ClaimedMerge,
+        reason: &str,
+    ) -> Result<(), CatalogError> {
+        let removed = self.take_announced(&claim.plan.id);
+        self.on_queue(&claim.plan.queue, |partition| {
+            partition.fail(&claim.lease.token, &removed, reason)
+        })
+    }
+
+    pub(super) fn claim_drops(&self, limit: usize, lease: Duration) -> Vec<ClaimedDrop> {
+        let policy = self.policy();
+        let mut claimed = Vec::new();
+        for partition in guard(&self.partitions).values_mut() {
+            let items = partition.claim_drops(limit - claimed.len(), now_s(), lease, &policy);
+            claimed.extend(items.into_iter().map(|(item, token)| ClaimedDrop {
+                lease: lease_for(&token, lease),
+                item,
+            }));
+            if claimed.len() >= limit {
+                break;
+            }
+        }
+        claimed
+    }
+
+    /// One replacement of `metadata.json` for each partition.
+    pub(super) fn finish_drops(&self, claims: &[ClaimedDrop]) -> Result<(), CatalogError> {
+        let mut by_partition: BTreeMap<PartitionKey, Vec<(DataPath, String)>> = BTreeMap::new();
+        for ClaimedDrop { item, lease } in claims {
+            let key = (item.table.clone(), item.path.dir(), item.layer.clone());
+            by_partition
+                .entry(key)
+                .or_default()
+                .push((item.path.clone(), lease.token.clone()));
+        }
+        for ((table, dir, layer), drops) in by_partition {
+            self.with_partition(&table, &dir, &layer, |partition| {
+                partition.finish_drops(&drops)
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn release_drop(
+        &self,
+        claim: &ClaimedDrop,
+        delay: Duration,
+    ) -> Result<(), CatalogError> {
+        let item = &claim.item;
+        self.with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
+            partition.release_drop(&claim.lease.token, delay)
+        })
+    }
+
+    pub(super) fn queue_depths(&self) -> QueueDepths {
+        let policy = self.policy();
+        let mut depths = QueueDepths::default();
+        for partition in guard(&self.partitions).values() {
+            let (merges_idle, merges_processing) = partition.merge_counts(&policy);
+            let (drops_idle, drops_processing) = partition.drop_counts();
+            depths.merges_idle_count += merges_idle as u64;
+            depths.merges_processing_count += merges_processing as u64;
+            depths.drops_idle_count += drops_idle as u64;
+            depths.drops_processing_count += drops_processing as u64;
+            depths.failed_count += partition.set_aside_count() as u64;
+        }
+        depths
+    }
+}
+
+fn lease_for(token: &str, lease: Duration) -> Lease {
+    let seconds = i64::try_from(lease.as_secs()).unwrap_or(i64::MAX);
+    Lease {
+        token: token.to_owned(),
+        expires_at_s: now_s().saturating_add(seconds),
+    }
+}

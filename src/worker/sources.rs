@@ -1,0 +1,137 @@
+//! The inputs of a plan: which of them are in the index, where they lie, and which are really bad.
+//!
+//! A file is set aside for good only when it is certain that the file, and not the disk, the
+//! mount or the limits of this process, is at fault.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    WorkContext,
+    merge_run::{Attempt, RunError, blocking},
+};
+use crate::{
+    merge::BadInput,
+    model::{IndexEntry, MergePlan, SetAside},
+    storage::StorageError,
+};
+
+/// The plan's inputs that the index still has in the plan's layer, each once.
+pub(super) async fn resolve(
+    context: &WorkContext,
+    plan: &MergePlan,
+) -> Result<Vec<IndexEntry>, RunError> {
+    let wanted = context.layers.get(&plan.queue.layer)?.name().clone();
+    let found = context
+        .catalog
+        .resolve(&plan.queue.table, &plan.paths)
+        .await?;
+    let is_here = |entry: &IndexEntry| {
+        let layer = context.layers.get(&entry.layer);
+        layer.is_ok_and(|layer| *layer.name() == wanted)
+    };
+    let mut seen = HashSet::new();
+    Ok(found
+        .into_iter()
+        .flatten()
+        .filter(|entry| is_here(entry) && seen.insert(entry.path.clone()))
+        .collect())
+}
+
+/// Where each source lies. Sources that cannot be used leave the attempt and come back as set aside.
+///
+/// A file that is not there may only be late (a slow mount), so the plan waits until its last attempt;
+/// when the whole partition is not there, it waits for ever.
+pub(super) async fn locate(
+    attempt: &mut Attempt<'_>,
+) -> Result<(Vec<PathBuf>, Vec<SetAside>), RunError> {
+    let (layer, table) = (attempt.layer.clone(), attempt.plan.queue.table.clone());
+    let sources = attempt.sources.clone();
+    let looked = blocking(move || -> Result<_, StorageError> {
+        let mut looked = Vec::with_capacity(sources.len());
+        for source in sources {
+            let (file, found) = match layer.checked_file(&table, &source.path) {
+                Ok(file) => (file.clone(), file.try_exists()),
+                Err(StorageError::Outside { path }) => {
+                    (path, Err(io::ErrorKind::Unsupported.into()))
+                }
+                Err(error) => return Err(error),
+            };
+            looked.push((source, file, found));
+        }
+        Ok(looked)
+    })
+    .await??;
+    let is_last = attempt.plan.attempts >= attempt.context.config.worker.max_attempts;
+    let (mut sources, mut files, mut missing, mut set_aside) = (vec![], vec![], vec![], vec![]);
+    for (source, file, found) in looked {
+        match found {
+            Ok(true) => {
+                sources.push(source);
+                files.push(file);
+            }
+            Ok(false) if is_last && file.parent().is_some_and(Path::exists) => {
+                set_aside.push(SetAside {
+                    path: source.path,
+                    reason: "the file is not there".to_owned(),
+                });
+            }
+            Ok(false) => missing.push(file),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => set_aside.push(SetAside {
+                path: source.path,
+                reason: "it is a link, or leads out of its table's folder".to_owned(),
+            }),
+            Err(source) => return Err(RunError::Unreadable { path: file, source }),
+        }
+    }
+    if !missing.is_empty() {
+        return Err(RunError::MissingInputs(missing));
+    }
+    attempt.sources = sources;
+    Ok((files, set_aside))
+}
+
+/// Sets bad inputs aside, after every byte of each could be read: then the file itself is bad.
+pub(super) async fn set_aside(
+    attempt: &mut Attempt<'_>,
+    files: &mut Vec<PathBuf>,
+    bad: Vec<BadInput>,
+) -> Result<Vec<SetAside>, RunError> {
+    let paths: Vec<PathBuf> = bad.iter().map(|bad| bad.path.clone()).collect();
+    blocking(move || paths.into_iter().try_for_each(|path| read_all(&path))).await??;
+    let places: HashSet<usize> = bad.iter().map(|bad| bad.index).collect();
+    let set_aside = bad
+        .into_iter()
+        .filter_map(|bad| {
+            Some(SetAside {
+                path: attempt.sources.get(bad.index)?.path.clone(),
+                reason: bad.reason,
+            })
+        })
+        .collect();
+    retain_places(&mut attempt.sources, &places);
+    retain_places(files, &places);
+    Ok(set_aside)
+}
+
+fn retain_places<T>(items: &mut Vec<T>, without: &HashSet<usize>) {
+    let mut place = 0;
+    items.retain(|_| {
+        place += 1;
+        !without.contains(&(place - 1))
+    });
+}
+
+fn read_all(path: &Path) -> Result<(), RunError> {
+    File::open(path)
+        .and_then(|mut file| io::copy(&mut file, &mut io::sink()))
+        .map(drop)
+        .map_err(|source| RunError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })
+}
