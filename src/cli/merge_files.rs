@@ -210,7 +210,10 @@ mod tests {
         assert!(progress_line((0, 0)).contains("  0 %"));
         assert!(progress_line((5, 10)).contains(" 50 %"));
         let full = progress_line((12, 10));
-        assert!(full.contains(&"#".repeat(30)) && full.contains("100 %"), "{full}");
+        assert!(
+            full.contains(&"#".repeat(30)) && full.contains("100 %"),
+            "{full}"
+        );
         assert!(!full.contains(&"#".repeat(31)));
     }
 

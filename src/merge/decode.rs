@@ -286,15 +286,13 @@ pub(super) fn scan_groups(
     let batch_rows = rows_for(limits.batch_bytes, row_size(footer.metadata()).bytes);
     let mut reader = guarded(|| {
         let mask = ProjectionMask::roots(footer.parquet_schema(), [index]);
-        let mut builder =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, footer.clone())
-                .with_batch_size(batch_rows)
-                .with_projection(mask);
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, footer.clone())
+            .with_batch_size(batch_rows)
+            .with_projection(mask);
         if let Some(groups) = groups {
             builder = builder.with_row_groups(groups);
         }
-        builder.build()
-            .map_err(|e| e.to_string())
+        builder.build().map_err(|e| e.to_string())
     })
     .map_err(bad)?;
     loop {

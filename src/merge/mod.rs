@@ -41,8 +41,8 @@ use context::{Context, Shares, Stop};
 use decode::DecodeLimits;
 use inputs::{Input, Keep};
 use keys::{IntKeys, KeySpace, RowKeys};
-use schema::UnitedSchema;
 use raw_copy::Part;
+use schema::UnitedSchema;
 use strategy::{InputSummary, Limits, Mode, Run};
 use writer::{OutputWriter, Written};
 
@@ -196,11 +196,7 @@ pub fn merge_files(
             reason: "no inputs were given".to_owned(),
         });
     }
-    let inputs = inputs::open_all(
-        &request.inputs,
-        keep(&shares),
-        request.options.thread_count,
-    )?;
+    let inputs = inputs::open_all(&request.inputs, keep(&shares), request.options.thread_count)?;
     let united = schema::unite(&inputs, |input, column| {
         footers::integer_range(input, column, scan_limits(&shares))
     })?;
@@ -455,8 +451,7 @@ fn merge_trusting<K: KeySpace>(
                 too_large,
             }) => {
                 // Every round distrusts more, and a merge that trusts nobody cannot be misled.
-                let misled: Vec<usize> =
-                    parts.map(|index| context.parts[index].input).collect();
+                let misled: Vec<usize> = parts.map(|index| context.parts[index].input).collect();
                 lying.extend(misled.iter().copied());
                 let distrust_all = lying.len() > MISLED_COUNT_MAX;
                 for (index, summary) in summaries.iter_mut().enumerate() {

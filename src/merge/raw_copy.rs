@@ -16,7 +16,7 @@ use arrow::{
     array::{Array, ArrayRef},
     datatypes::DataType,
 };
-use bytes::{Buf, Bytes, buf::Reader};
+use bytes::{Buf, Bytes, BytesMut, buf::Reader};
 use parquet::{
     arrow::arrow_reader::ArrowReaderMetadata,
     basic::Compression as ParquetCompression,
@@ -197,17 +197,16 @@ fn keys_of(rules: &Rules<'_>, input: &Input) -> Result<Option<Vec<GroupKeys>>, M
     let footer = input
         .footer()
         .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
-    Ok(rules.options.order_by.first().and_then(|column| {
-        footers::group_keys(&footer, column, rules.key_type)
-    }))
+    Ok(rules
+        .options
+        .order_by
+        .first()
+        .and_then(|column| footers::group_keys(&footer, column, rules.key_type)))
 }
 
 /// Row groups of the right shape that overlap no other, by their statistics. `None` when
 /// statistics of any input are missing.
-fn candidates(
-    rules: &Rules<'_>,
-    inputs: &[Input],
-) -> Result<Option<Vec<Candidate>>, MergeError> {
+fn candidates(rules: &Rules<'_>, inputs: &[Input]) -> Result<Option<Vec<Candidate>>, MergeError> {
     let [column] = &rules.options.order_by[..] else {
         return Ok(None);
     };
@@ -244,8 +243,8 @@ fn candidates(
         .map(|next| all.get(next).map(|(first, ..)| *first))
         .collect();
     for ((first, last, input, group), next) in all.into_iter().zip(next_firsts) {
-        let overlaps = latest.is_some_and(|latest| latest > first)
-            || next.is_some_and(|next| next < last);
+        let overlaps =
+            latest.is_some_and(|latest| latest > first) || next.is_some_and(|next| next < last);
         latest = latest.max(Some(last));
         if overlaps || group.may_have_nulls || first > last {
             continue;
@@ -365,20 +364,26 @@ fn is_in_order(
         page_bytes: rules.chunk_bytes,
     };
     let (mut previous, mut sound) = (None, true);
-    scan_groups(input, &column.name, Some(vec![one.group]), limits, |array| {
-        let keys = ordered_integers(array, column.descending);
-        let Some(keys) = keys.filter(|_| sound && array.null_count() == 0) else {
-            sound = false;
-            return Ok(());
-        };
-        let Some((first, last)) = keys.first().zip(keys.last()) else {
-            return Ok(());
-        };
-        sound = previous.map_or(*first == one.first, |previous| previous <= *first)
-            && keys.is_sorted();
-        previous = Some(*last);
-        Ok(())
-    })?;
+    scan_groups(
+        input,
+        &column.name,
+        Some(vec![one.group]),
+        limits,
+        |array| {
+            let keys = ordered_integers(array, column.descending);
+            let Some(keys) = keys.filter(|_| sound && array.null_count() == 0) else {
+                sound = false;
+                return Ok(());
+            };
+            let Some((first, last)) = keys.first().zip(keys.last()) else {
+                return Ok(());
+            };
+            sound = previous.map_or(*first == one.first, |previous| previous <= *first)
+                && keys.is_sorted();
+            previous = Some(*last);
+            Ok(())
+        },
+    )?;
     Ok(sound && previous == Some(one.last))
 }
 
@@ -387,9 +392,20 @@ fn is_in_order(
 #[derive(Default)]
 pub(super) struct ChunkSource {
     open: Option<(usize, InputBytes, Arc<ParquetMetaData>)>,
+    buffer: BytesMut,
 }
 
 impl ChunkSource {
+    /// Memory for a chunk.
+    pub(super) fn take_buffer(&mut self) -> BytesMut {
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Keeps memory for the next row group.
+    pub(super) fn give_buffer(&mut self, buffer: BytesMut) {
+        self.buffer = buffer;
+    }
+
     /// Opens the input of a part, with its page index.
     pub(super) fn open(
         &mut self,
@@ -421,6 +437,7 @@ impl ChunkSource {
 /// One column chunk, read and found to hold what it claims.
 pub(super) fn read_chunk(
     bytes: &InputBytes,
+    buffer: BytesMut,
     metadata: &ParquetMetaData,
     group_index: usize,
     column: usize,
@@ -434,7 +451,9 @@ pub(super) fn read_chunk(
     let length = usize::try_from(chunk.compressed_size()).map_err(|e| e.to_string())?;
     let read = ChunkBytes {
         start,
-        bytes: bytes.get_bytes(start, length).map_err(|e| e.to_string())?,
+        bytes: bytes
+            .read_into(buffer, start, length)
+            .map_err(|e| e.to_string())?,
     };
     let rows = usize::try_from(group.num_rows()).map_err(|e| e.to_string())?;
     check_pages(&read, chunk, rows)?;
@@ -451,11 +470,7 @@ pub(super) fn read_chunk(
 }
 
 /// Walks the page headers: together they must hold as many values as the footer says.
-fn check_pages(
-    read: &ChunkBytes,
-    chunk: &ColumnChunkMetaData,
-    rows: usize,
-) -> Result<(), String> {
+fn check_pages(read: &ChunkBytes, chunk: &ColumnChunkMetaData, rows: usize) -> Result<(), String> {
     let mut pages = SerializedPageReader::new(Arc::new(read.clone()), chunk, rows, None)
         .map_err(|e| e.to_string())?;
     let mut value_count = 0_u64;
@@ -481,6 +496,13 @@ fn check_pages(
 pub(super) struct ChunkBytes {
     start: u64,
     bytes: Bytes,
+}
+
+impl ChunkBytes {
+    /// Gives the memory back for the next chunk, unless somebody still reads in it.
+    pub(super) fn recycle(self) -> BytesMut {
+        self.bytes.try_into_mut().unwrap_or_default()
+    }
 }
 
 impl Length for ChunkBytes {

@@ -265,6 +265,25 @@ mod tests {
     }
 
     #[test]
+    fn a_copyable_row_group_is_a_run_of_its_own_until_everything_goes_through_scratch() {
+        let copyable = |first, last| InputSummary {
+            is_copyable: true,
+            ..sorted(first, last)
+        };
+        let inputs = [small(0, 9), copyable(10, 19), small(20, 29)];
+        assert_eq!(
+            modes(&inputs),
+            [
+                (0..1, Mode::Memory),
+                (1..2, Mode::Copy),
+                (2..3, Mode::Memory)
+            ]
+        );
+        let inputs: Vec<_> = (0..5).map(|_| copyable(0, 9)).collect();
+        assert_eq!(modes(&inputs), [(0..5, Mode::Spill)]);
+    }
+
+    #[test]
     fn small_neighbours_share_a_run_and_its_first_key() {
         let tiny = |first| InputSummary {
             row_count: 500,

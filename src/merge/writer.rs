@@ -236,16 +236,20 @@ impl Sink for OutputWriter<'_> {
             .writer
             .next_row_group()
             .map_err(|e| encode_error(path, &e))?;
+        let mut buffer = self.chunks.take_buffer();
         for column in 0..context.united.parquet.num_columns() {
+            let memory = std::mem::take(&mut buffer);
             let (chunk, close) = guarded(|| {
-                raw_copy::read_chunk(&bytes, &metadata, part.groups.start, column)
+                raw_copy::read_chunk(&bytes, memory, &metadata, part.groups.start, column)
             })
             .map_err(|reason| MergeError::BadInputs(vec![input.bad(reason)]))?;
             group
                 .append_column(&chunk, close)
                 .map_err(|e| encode_error(path, &e))?;
+            buffer = chunk.recycle();
         }
         group.close().map_err(|e| encode_error(path, &e))?;
+        self.chunks.give_buffer(buffer);
         for array in &copy.bounds {
             self.helper.encoder.add_bounds(place, array);
         }

@@ -150,13 +150,13 @@ pub fn publish_file(staged: &Path, target: &Path) -> Result<(), StorageError> {
 fn rename_new(staged: &Path, target: &Path) -> Result<(), StorageError> {
     match renameat_with(CWD, staged, CWD, target, RenameFlags::NOREPLACE) {
         Ok(()) => {}
-        Err(rustix::io::Errno::EXIST) => return Err(StorageError::Exists {
+        Err(rustix::io::Errno::EXIST) => {
+            return Err(StorageError::Exists {
                 path: target.to_owned(),
-            }),
+            });
+        }
         // Some network file systems cannot rename without overwriting; a link cannot overwrite either.
-        Err(
-            rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP,
-        ) => {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
             link(staged, target)?;
             fs::remove_file(staged).map_err(io_at(staged))?;
         }
