@@ -178,7 +178,11 @@ fn link(source: &Path, target: &Path) -> Result<(), StorageError> {
 }
 
 fn sync_parent(path: &Path) -> Result<(), StorageError> {
-    sync(path.parent().unwrap_or(path))
+    match path.parent() {
+        // A bare name lies in the current folder.
+        Some(folder) if folder.as_os_str().is_empty() => sync(Path::new(".")),
+        folder => sync(folder.unwrap_or(path)),
+    }
 }
 
 fn sync(path: &Path) -> Result<(), StorageError> {

@@ -7,7 +7,7 @@ use arrow::datatypes::Int64Type;
 
 use crate::{
     merge_files::{read, write},
-    support::program::run,
+    support::program::{command, run},
 };
 
 fn input(path: &Path, keys: &[i64]) -> String {
@@ -88,6 +88,20 @@ fn the_order_is_what_order_by_says() {
     ]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert_eq!(keys(&out), [5, 3, 1]);
+}
+
+#[test]
+fn a_bare_name_is_written_into_the_current_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    input(&folder.path().join("one"), &[2, 1]);
+    let output = command()
+        .current_dir(folder.path())
+        .args(["merge-files", "--out", "out", "one"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(keys(&folder.path().join("out")), [1, 2]);
+    assert_eq!(names(folder.path()), ["one", "out"]);
 }
 
 #[test]
