@@ -12,6 +12,9 @@ use gigamerge::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Huge pages are cleared as a whole when one byte of them is touched: a third more memory
+    // for a merge, and no time gained. A kernel that refuses changes nothing else.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     match run(&cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
