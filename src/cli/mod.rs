@@ -5,6 +5,7 @@ pub mod check_config;
 pub mod demo;
 pub mod import;
 pub mod ls;
+pub mod merge_files;
 pub mod once;
 mod output;
 pub mod plan;
@@ -17,7 +18,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{ConfigSources, Overrides, Secret};
+use crate::{
+    config::{ConfigSources, Overrides, Secret, parse_compression, parse_size},
+    merge::{Compression, SortColumn},
+};
 
 /// Exit code for a configuration that was refused (`EX_CONFIG`).
 pub const EXIT_CONFIG: u8 = 78;
@@ -83,6 +87,11 @@ pub enum Command {
     ///
     /// Needs no configuration: `gigamerge scripts patch_index | redis-cli -x script load`.
     Scripts(scripts::ScriptsArgs),
+    /// Merge Parquet files into one sorted file, without a catalog or a configuration.
+    ///
+    /// The output appears only when it is complete and on disk; a file of its name is never
+    /// overwritten. The inputs stay as they are. Rows with equal keys keep the order of the files.
+    MergeFiles(MergeFilesArgs),
 }
 
 /// `gigamerge run`
@@ -129,6 +138,32 @@ pub struct CheckConfigArgs {
     /// What the command line sets.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// `gigamerge merge-files`
+#[derive(Debug, Args)]
+pub struct MergeFilesArgs {
+    /// The file to write. Must not exist; its folder must.
+    #[arg(long, value_name = "OUT")]
+    pub out: PathBuf,
+    /// Sort columns; each may be followed by asc or desc and by nulls first or nulls last.
+    #[arg(long, value_name = "COL", value_delimiter = ',', default_value = "__timestamp", value_parser = merge_files::sort_column)]
+    pub order_by: Vec<SortColumn>,
+    /// none, snappy, lz4, zstd or zstd(LEVEL).
+    #[arg(long, value_name = "C", default_value = "snappy", value_parser = parse_compression)]
+    pub compression: Compression,
+    /// Memory that the merge may use, such as "256 MiB"; what does not fit goes through scratch beside OUT.
+    #[arg(long, value_name = "SIZE", default_value = "256 MiB", value_parser = parse_size)]
+    pub memory: u64,
+    /// Rows in a row group, at most.
+    #[arg(long, value_name = "N", default_value_t = 122_880, value_parser = clap::value_parser!(u32).range(1..))]
+    pub row_group_rows: u32,
+    /// Threads that work at once: 1, or 2 for any larger number.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: u16,
+    /// Files to merge. @LIST reads their names from the file LIST, one on each line; a name that begins with @ is written ./@NAME.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 }
 
 /// Options that stand above every other source.

@@ -24,9 +24,11 @@ use crate::{
     model::{Iteration, LayerName, TableRef, WriterId},
 };
 
+pub(crate) use check::{parse_compression, parse_sort_column};
 pub use load::{ConfigSources, Overrides};
 pub use problem::{ConfigError, Problem, Problems};
 pub use secret::Secret;
+pub(crate) use units::parse_size;
 
 /// Everything the daemon needs to know, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -269,6 +271,9 @@ impl LayerConfig {
     }
 }
 
+/// Threads of one merge: the one that merges and one that encodes.
+const MERGE_THREAD_COUNT: usize = 2;
+
 impl TableConfig {
     /// How one merge sorts and writes. Bounds of the sort columns and of the time column are
     /// wanted, because the index entry names them.
@@ -286,6 +291,7 @@ impl TableConfig {
             compression: self.compression,
             row_group_rows: self.row_group_rows,
             memory_budget_bytes,
+            thread_count: MERGE_THREAD_COUNT,
             bounds_of,
         }
     }

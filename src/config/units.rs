@@ -52,7 +52,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     })
 }
 
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let trimmed = text.trim();
     if let Ok(bytes) = trimmed.parse::<u64>() {
         return Err(format!(

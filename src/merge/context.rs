@@ -10,6 +10,7 @@ use super::{
     inputs::Input,
     keys::KeySpace,
     order::BatchLimits,
+    raw_copy::Part,
     schema::UnitedSchema,
 };
 
@@ -23,10 +24,10 @@ pub(super) const OPEN_FILES_MAX: usize = 48;
 pub(super) enum Stop {
     /// For good.
     Error(MergeError),
-    /// Footers of these inputs promised what their rows do not keep: an order or a range,
+    /// Footers of these parts promised what their rows do not keep: an order or a range,
     /// or a size in memory. The merge is to start again without believing them.
     Misled {
-        /// The inputs.
+        /// The parts.
         inputs: Range<usize>,
         /// They are larger than they seemed.
         too_large: bool,
@@ -120,6 +121,8 @@ pub(super) struct Context<'a> {
     pub(super) request: &'a MergeRequest,
     pub(super) control: &'a MergeControl,
     pub(super) inputs: &'a [Input],
+    /// The inputs, or parts of them; runs are made of these.
+    pub(super) parts: Vec<Part>,
     pub(super) united: &'a UnitedSchema,
     pub(super) shares: Shares,
     /// Places of the sort columns in the united schema.
@@ -127,7 +130,7 @@ pub(super) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// Starts decoding an input.
+    /// Starts decoding a part.
     pub(super) fn decoder(
         &self,
         index: usize,
@@ -137,8 +140,10 @@ impl<'a> Context<'a> {
             batch_bytes,
             page_bytes: self.shares.page_bytes,
         };
+        let part = &self.parts[index];
         Decoder::open(
-            &self.inputs[index],
+            &self.inputs[part.input],
+            part,
             &self.united.schema,
             self.control,
             limits,

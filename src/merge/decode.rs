@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -25,6 +26,7 @@ use super::{
     MergeControl, MergeError, TypeConflict,
     guard::{InputBytes, guarded},
     inputs::Input,
+    raw_copy::Part,
     widen,
 };
 
@@ -57,6 +59,8 @@ pub(super) struct Decoder<'a> {
     reader: ParquetRecordBatchReader,
     batch_rows: usize,
     rows_done: u64,
+    row_count: u64,
+    groups: Range<usize>,
     /// For each united column its place in the file.
     places: Vec<Option<usize>>,
     /// All-null columns, made once and sliced.
@@ -67,6 +71,7 @@ impl<'a> Decoder<'a> {
     /// Opens the file again; nothing is decoded yet.
     pub(super) fn open(
         input: &'a Input,
+        part: &Part,
         schema: &SchemaRef,
         control: &'a MergeControl,
         limits: DecodeLimits,
@@ -93,7 +98,7 @@ impl<'a> Decoder<'a> {
         } else {
             rows_for(limits.batch_bytes, size.bytes).min(PROBE_ROWS)
         };
-        let reader = guarded(|| build_reader(&bytes, &footer, batch_rows, 0))
+        let reader = guarded(|| build_reader(&bytes, &footer, &part.groups, batch_rows, 0))
             .map_err(|reason| MergeError::BadInputs(vec![input.bad(reason)]))?;
         Ok(Self {
             input,
@@ -105,6 +110,8 @@ impl<'a> Decoder<'a> {
             reader,
             batch_rows,
             rows_done: 0,
+            row_count: part.row_count,
+            groups: part.groups.clone(),
             places,
             null_columns: HashMap::new(),
         })
@@ -119,17 +126,17 @@ impl<'a> Decoder<'a> {
         let decoded = guarded(|| reader.next().transpose().map_err(|e| e.to_string()))
             .map_err(|reason| self.bad(format!("its rows cannot be read: {reason}")))?;
         let Some(decoded) = decoded else {
-            if self.rows_done != self.input.row_count {
+            if self.rows_done != self.row_count {
                 return Err(self.bad(format!(
                     "its footer promises {} rows, its pages hold {}",
-                    self.input.row_count, self.rows_done
+                    self.row_count, self.rows_done
                 )));
             }
             return Ok(None);
         };
         let rows = decoded.num_rows();
         self.rows_done += rows as u64;
-        if self.rows_done > self.input.row_count {
+        if self.rows_done > self.row_count {
             return Err(self.bad("its pages hold more rows than its footer promises".to_owned()));
         }
         self.control
@@ -176,9 +183,10 @@ impl<'a> Decoder<'a> {
         let too_large = fitting < self.batch_rows / 2;
         let was_probe =
             rows == self.batch_rows && self.batch_rows <= PROBE_ROWS && fitting > 2 * PROBE_ROWS;
-        if (too_large || was_probe) && self.rows_done < self.input.row_count {
+        if (too_large || was_probe) && self.rows_done < self.row_count {
             let (bytes, footer, rows_done) = (&self.bytes, &self.footer, self.rows_done);
-            self.reader = guarded(|| build_reader(bytes, footer, fitting, rows_done))
+            let groups = &self.groups;
+            self.reader = guarded(|| build_reader(bytes, footer, groups, fitting, rows_done))
                 .map_err(|reason| self.bad(reason))?;
             self.batch_rows = fitting;
         }
@@ -216,10 +224,11 @@ fn rows_for(batch_bytes: u64, row_bytes: u64) -> usize {
         .clamp(1, BATCH_ROWS_MAX)
 }
 
-/// A reader of all rows from `first_row` on.
+/// A reader of the rows of some row groups, from their `first_row` on.
 fn build_reader(
     bytes: &InputBytes,
     footer: &ArrowReaderMetadata,
+    wanted: &Range<usize>,
     batch_rows: usize,
     first_row: u64,
 ) -> Result<ParquetRecordBatchReader, String> {
@@ -228,6 +237,9 @@ fn build_reader(
     let mut groups = Vec::new();
     for (index, group) in footer.metadata().row_groups().iter().enumerate() {
         let rows = u64::try_from(group.num_rows()).unwrap_or(0);
+        if !wanted.contains(&index) {
+            continue;
+        }
         if groups.is_empty() && skip >= rows {
             skip -= rows;
         } else {
@@ -249,6 +261,17 @@ pub(super) fn scan_column(
     input: &Input,
     name: &str,
     limits: DecodeLimits,
+    visit: impl FnMut(&ArrayRef) -> Result<(), String>,
+) -> Result<(), MergeError> {
+    scan_groups(input, name, None, limits, visit)
+}
+
+/// Reads one column of some row groups, or of all, batch by batch.
+pub(super) fn scan_groups(
+    input: &Input,
+    name: &str,
+    groups: Option<Vec<usize>>,
+    limits: DecodeLimits,
     mut visit: impl FnMut(&ArrayRef) -> Result<(), String>,
 ) -> Result<(), MergeError> {
     let bad = |reason: String| MergeError::BadInputs(vec![input.bad(reason)]);
@@ -263,11 +286,13 @@ pub(super) fn scan_column(
     let batch_rows = rows_for(limits.batch_bytes, row_size(footer.metadata()).bytes);
     let mut reader = guarded(|| {
         let mask = ProjectionMask::roots(footer.parquet_schema(), [index]);
-        ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, footer.clone())
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, footer.clone())
             .with_batch_size(batch_rows)
-            .with_projection(mask)
-            .build()
-            .map_err(|e| e.to_string())
+            .with_projection(mask);
+        if let Some(groups) = groups {
+            builder = builder.with_row_groups(groups);
+        }
+        builder.build().map_err(|e| e.to_string())
     })
     .map_err(bad)?;
     loop {

@@ -10,7 +10,10 @@ use std::{
     thread::JoinHandle,
 };
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::{
+    array::ArrayRef,
+    datatypes::{DataType, SchemaRef},
+};
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, compute_leaves};
 
 use super::{ColumnBounds, bounds::BoundsOf, gather::Gathered, guard::guarded};
@@ -23,15 +26,17 @@ pub(super) struct Helper {
 }
 
 impl Helper {
-    pub(super) fn start(encoder: Encoder) -> Self {
+    pub(super) fn start(encoder: Encoder, thread_count: usize) -> Self {
         let encoder = Arc::new(encoder);
-        let own = Arc::clone(&encoder);
-        let thread = std::thread::Builder::new()
-            .name("merge-encode".into())
-            .spawn(move || own.help_until_stopped());
+        let thread = (thread_count > 1).then(|| {
+            let own = Arc::clone(&encoder);
+            std::thread::Builder::new()
+                .name("merge-encode".into())
+                .spawn(move || own.help_until_stopped())
+        });
         Self {
             encoder,
-            thread: thread.ok(),
+            thread: thread.and_then(Result::ok),
         }
     }
 }
@@ -185,6 +190,18 @@ impl Encoder {
                     .finish(self.schema.field(index).name())
             })
             .collect()
+    }
+
+    /// Takes values of a column into account that are not encoded here.
+    pub(super) fn add_bounds(&self, index: usize, array: &ArrayRef) {
+        let mut column = self.column(index);
+        if column
+            .bounds
+            .as_mut()
+            .is_some_and(|bounds| !bounds.update(array))
+        {
+            column.bounds = None;
+        }
     }
 
     fn help_until_stopped(&self) {

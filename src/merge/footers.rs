@@ -57,16 +57,20 @@ fn group_ranges(footer: &ArrowReaderMetadata, column: &str) -> Option<GroupRange
     })
 }
 
-/// First and last key of each row group, and whether nulls may be in it.
-struct GroupKeys {
-    first: i64,
-    last: i64,
-    may_have_nulls: bool,
+/// First and last key of one row group, and whether nulls may be in it.
+pub(super) struct GroupKeys {
+    /// Its place in the file.
+    pub(super) index: usize,
+    pub(super) first: i64,
+    pub(super) last: i64,
+    pub(super) may_have_nulls: bool,
+    /// Smallest and largest value.
+    pub(super) bounds: [ArrayRef; 2],
 }
 
 /// Key ranges of the row groups that hold rows; `None` where statistics are missing or a
 /// type's statistics cannot be relied on (floats leave NaN out).
-fn group_keys(
+pub(super) fn group_keys(
     footer: &ArrowReaderMetadata,
     column: &SortColumn,
     data_type: &DataType,
@@ -98,9 +102,11 @@ fn group_keys(
         let may_have_nulls =
             ranges.null_counts.is_null(index) || ranges.null_counts.value(index) > 0;
         groups.push(GroupKeys {
+            index,
             first,
             last,
             may_have_nulls,
+            bounds: [ranges.min.slice(index, 1), ranges.max.slice(index, 1)],
         });
     }
     Some(groups)
@@ -147,6 +153,7 @@ pub(super) fn describe(
         stream_bytes: pages_bytes(metadata).saturating_add(3 * shares.stream_batch_bytes),
         seems_sorted: follow || declares_order(metadata, order_by) && input.row_count > 0,
         key_range,
+        is_copyable: false,
     })
 }
 
@@ -162,7 +169,7 @@ fn follow_one_another(groups: &[GroupKeys], nulls_first: bool) -> bool {
 }
 
 /// Whether every row group declares an order that begins with the wanted one.
-fn declares_order(metadata: &ParquetMetaData, order_by: &[SortColumn]) -> bool {
+pub(super) fn declares_order(metadata: &ParquetMetaData, order_by: &[SortColumn]) -> bool {
     let descr = metadata.file_metadata().schema_descr();
     metadata.row_groups().iter().all(|group| {
         let declared = group.sorting_columns().map_or(&[][..], Vec::as_slice);

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use parquet::{
     errors::{ParquetError, Result as ParquetResult},
     file::reader::{ChunkReader, Length},
@@ -98,6 +98,29 @@ impl InputBytes {
             )));
         }
         Ok(())
+    }
+}
+
+impl InputBytes {
+    /// Bytes at a place; those of a file into memory that was used before, since fresh memory
+    /// costs more than reading.
+    pub(super) fn read_into(
+        &self,
+        mut buffer: BytesMut,
+        start: u64,
+        length: usize,
+    ) -> ParquetResult<Bytes> {
+        let is_inside = start
+            .checked_add(length as u64)
+            .is_some_and(|end| end <= self.size_bytes);
+        match &self.source {
+            Source::File(file) if is_inside => {
+                buffer.resize(length, 0);
+                file.read_exact_at(&mut buffer, start)?;
+                Ok(buffer.freeze())
+            }
+            _ => self.get_bytes(start, length),
+        }
     }
 }
 

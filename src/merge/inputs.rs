@@ -36,8 +36,8 @@ const TAIL_BYTES: u64 = 8;
 const ROWS_PER_BYTE_MAX: u64 = 1 << 20;
 /// A footer of one table has a few hundred columns; beyond this it is an attack or an accident.
 const COLUMN_COUNT_MAX: usize = 20_000;
-/// Threads that read footers: opening costs more than parsing.
-const FOOTER_THREAD_COUNT: usize = 2;
+/// Threads that read footers, at most: opening costs more than parsing.
+const FOOTER_THREAD_COUNT_MAX: usize = 2;
 
 /// An input whose footer was read and found sound.
 #[derive(Debug)]
@@ -69,8 +69,17 @@ pub(super) struct Keep {
 }
 
 /// Reads the footers of all inputs; the bad ones are reported together.
-pub(super) fn open_all(paths: &[PathBuf], keep: Keep) -> Result<Vec<Input>, MergeError> {
-    let share = paths.len().div_ceil(FOOTER_THREAD_COUNT).max(1);
+pub(super) fn open_all(
+    paths: &[PathBuf],
+    keep: Keep,
+    thread_count: usize,
+) -> Result<Vec<Input>, MergeError> {
+    let thread_count = thread_count.clamp(1, FOOTER_THREAD_COUNT_MAX);
+    let keep = Keep {
+        total_bytes: keep.total_bytes / thread_count as u64,
+        ..keep
+    };
+    let share = paths.len().div_ceil(thread_count).max(1);
     let results: Vec<Result<Input, BadInput>> = std::thread::scope(|scope| {
         let threads: Vec<_> = paths
             .chunks(share)
@@ -104,7 +113,7 @@ fn open_part(paths: &[PathBuf], first_index: usize, keep: Keep) -> Vec<Result<In
         .enumerate()
         .map(|(offset, path)| {
             let index = first_index + offset;
-            let room = (keep.total_bytes / FOOTER_THREAD_COUNT as u64).saturating_sub(kept_bytes);
+            let room = keep.total_bytes.saturating_sub(kept_bytes);
             let mut input =
                 guarded(|| open(index, path, keep.file_bytes.min(room))).map_err(|reason| {
                     BadInput {

@@ -20,6 +20,7 @@ mod keys;
 mod loser_tree;
 mod nesting;
 mod order;
+mod raw_copy;
 mod runs;
 mod schema;
 mod spill;
@@ -40,8 +41,9 @@ use context::{Context, Shares, Stop};
 use decode::DecodeLimits;
 use inputs::{Input, Keep};
 use keys::{IntKeys, KeySpace, RowKeys};
+use raw_copy::Part;
 use schema::UnitedSchema;
-use strategy::{InputSummary, Limits, Run};
+use strategy::{InputSummary, Limits, Mode, Run};
 use writer::{OutputWriter, Written};
 
 pub use error::{BadInput, MergeError, TypeConflict};
@@ -70,6 +72,8 @@ pub struct MergeOptions {
     pub row_group_rows: usize,
     /// Memory that the merge may use at once, bytes.
     pub memory_budget_bytes: u64,
+    /// Threads that work at once: 1, or 2 for any larger number.
+    pub thread_count: usize,
     /// Columns whose exact smallest and largest values are reported, where they exist and can be ordered.
     pub bounds_of: Vec<String>,
 }
@@ -104,6 +108,7 @@ pub struct MergeControl {
     cancelled: AtomicBool,
     rows_read: AtomicU64,
     rows_written: AtomicU64,
+    rows_total: AtomicU64,
 }
 
 impl MergeControl {
@@ -117,7 +122,12 @@ impl MergeControl {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Rows decoded and rows written so far.
+    /// Rows of all inputs; 0 until their footers are read.
+    pub fn rows_total(&self) -> u64 {
+        self.rows_total.load(Ordering::Relaxed)
+    }
+
+    /// Rows read and rows written so far.
     pub fn progress(&self) -> (u64, u64) {
         (
             self.rows_read.load(Ordering::Relaxed),
@@ -135,6 +145,12 @@ pub struct MergeReport {
     pub input_bytes: u64,
     /// Bytes of the output, on disk.
     pub output_bytes: u64,
+    /// Files, or parts of files, that were read in the order in which they are.
+    pub streamed_run_count: u64,
+    /// Groups of files that were sorted in memory.
+    pub sorted_run_count: u64,
+    /// Row groups that were copied undecoded, because their keys overlap no other rows.
+    pub copied_row_group_count: u64,
     /// Sorted runs that went through scratch.
     pub spilled_run_count: u64,
     /// For each column of `bounds_of` that has a value: name, smallest, largest.
@@ -180,31 +196,39 @@ pub fn merge_files(
             reason: "no inputs were given".to_owned(),
         });
     }
-    let inputs = inputs::open_all(&request.inputs, keep(&shares))?;
+    let inputs = inputs::open_all(&request.inputs, keep(&shares), request.options.thread_count)?;
     let united = schema::unite(&inputs, |input, column| {
         footers::integer_range(input, column, scan_limits(&shares))
     })?;
     let order = SortOrder::of(request, &inputs, &united)?;
     let summaries = describe(request, &inputs, &order, &shares)?;
-    let context = Context {
+    let mut context = Context {
         request,
         control,
         inputs: &inputs,
+        parts: Vec::new(),
         united: &united,
         shares,
         sort_places: order.places.clone(),
     };
-    let (written, spilled_run_count) = match &order.keys {
-        Keys::Integers(space) => merge_trusting(&context, space, summaries)?,
-        Keys::Rows(space) => merge_trusting(&context, space, summaries)?,
+    let rows_total: u64 = inputs.iter().map(|input| input.row_count).sum();
+    control.rows_total.store(rows_total, Ordering::Relaxed);
+    let key_type = order.first_type.as_ref();
+    let merged = match &order.keys {
+        Keys::Integers(space) => merge_trusting(&mut context, space, summaries, key_type)?,
+        Keys::Rows(space) => merge_trusting(&mut context, space, summaries, None)?,
     };
+    let written = merged.written;
     let output_bytes = check_output(&context, &written)?;
     written.file.keep();
     Ok(MergeReport {
         row_count: written.row_count,
         input_bytes: inputs.iter().map(|input| input.size_bytes).sum(),
         output_bytes,
-        spilled_run_count,
+        streamed_run_count: merged.streamed_run_count,
+        sorted_run_count: merged.sorted_run_count,
+        copied_row_group_count: written.copied_row_group_count,
+        spilled_run_count: merged.spilled_run_count,
         bounds: written.bounds,
     })
 }
@@ -373,12 +397,22 @@ fn describe(
         .collect()
 }
 
+/// A merge that came to its end.
+struct Merged {
+    written: Written,
+    streamed_run_count: u64,
+    sorted_run_count: u64,
+    spilled_run_count: u64,
+}
+
 /// Merges by what footers say; starts again, believing less, when one turns out to lie.
+/// Row groups are copied where the key is one integer, of type `copy_key`.
 fn merge_trusting<K: KeySpace>(
-    context: &Context<'_>,
+    context: &mut Context<'_>,
     space: &K,
     mut summaries: Vec<InputSummary>,
-) -> Result<(Written, u64), MergeError> {
+    copy_key: Option<&DataType>,
+) -> Result<Merged, MergeError> {
     let limits = Limits {
         runs_bytes: context.shares.runs_bytes,
         open_files: context::OPEN_FILES_MAX,
@@ -387,16 +421,41 @@ fn merge_trusting<K: KeySpace>(
     loop {
         context.control.rows_read.store(0, Ordering::Relaxed);
         context.control.rows_written.store(0, Ordering::Relaxed);
-        let plan = strategy::choose_strategy(&summaries, limits);
+        let described = match copy_key.filter(|_| lying.is_empty()) {
+            Some(key_type) => {
+                let rules = raw_copy::Rules {
+                    options: &context.request.options,
+                    united: context.united,
+                    key_type,
+                    chunk_bytes: context.shares.page_bytes,
+                };
+                let is_cancelled = || context.control.is_cancelled();
+                let split = raw_copy::split(&rules, context.inputs, &summaries, &is_cancelled)?;
+                context.parts = split.0;
+                split.1
+            }
+            None => {
+                let inputs = context.inputs.iter().enumerate();
+                context.parts = inputs
+                    .map(|(index, input)| Part::whole(index, input))
+                    .collect();
+                summaries.clone()
+            }
+        };
+        let plan = strategy::choose_strategy(&described, limits);
         match merge_planned(context, space, &plan) {
             Ok(done) => return Ok(done),
             Err(Stop::Error(error)) => return Err(error),
-            Err(Stop::Misled { inputs, too_large }) => {
+            Err(Stop::Misled {
+                inputs: parts,
+                too_large,
+            }) => {
                 // Every round distrusts more, and a merge that trusts nobody cannot be misled.
-                lying.extend(inputs.clone());
+                let misled: Vec<usize> = parts.map(|index| context.parts[index].input).collect();
+                lying.extend(misled.iter().copied());
                 let distrust_all = lying.len() > MISLED_COUNT_MAX;
                 for (index, summary) in summaries.iter_mut().enumerate() {
-                    if distrust_all || inputs.contains(&index) {
+                    if distrust_all || misled.contains(&index) {
                         summary.seems_sorted = false;
                         summary.key_range = None;
                         if too_large || distrust_all {
@@ -413,7 +472,7 @@ fn merge_planned<K: KeySpace>(
     context: &Context<'_>,
     space: &K,
     plan: &[Run],
-) -> Result<(Written, u64), Stop> {
+) -> Result<Merged, Stop> {
     let request = context.request;
     let mut writer = OutputWriter::create(
         &request.output,
@@ -430,7 +489,16 @@ fn merge_planned<K: KeySpace>(
         context.shares.output_batch(),
         &mut writer,
     )?;
-    Ok((writer.finish()?, runs.spilled_run_count))
+    let count = |mode| plan.iter().filter(|run| run.mode == mode).count() as u64;
+    let written = writer.finish()?;
+    let copyable = count(Mode::Copy);
+    Ok(Merged {
+        streamed_run_count: count(Mode::Stream)
+            + copyable.saturating_sub(written.copied_row_group_count),
+        sorted_run_count: count(Mode::Memory),
+        spilled_run_count: runs.spilled_run_count,
+        written,
+    })
 }
 
 /// ROWS-KEPT and COLUMNS-UNITED, on what a reader of the output will see. Gives its size.

@@ -15,6 +15,7 @@ use super::{
     gather::Gathered,
     keys::{KeySpace, RowRef},
     loser_tree::LoserTree,
+    raw_copy::Part,
     runs::load_sorted,
     spill::{SpillReader, SpilledRun},
 };
@@ -23,6 +24,17 @@ use super::{
 pub(super) trait Sink {
     /// Takes the next rows.
     fn write(&mut self, rows: Gathered) -> Result<(), MergeError>;
+
+    /// Whether a row group of so many rows may be copied now.
+    fn takes_copy(&self, _row_count: u64) -> bool {
+        false
+    }
+
+    /// Copies the row group that a part consists of.
+    fn copy(&mut self, context: &Context<'_>, part: &Part) -> Result<(), MergeError> {
+        let reason = format!("input {} is not to be copied here", part.input);
+        Err(context.invariant("ROWS-KEPT", reason))
+    }
 }
 
 /// How large the batches of a merge's output are.
@@ -40,6 +52,8 @@ pub(super) enum Source<'a> {
     UnopenedInputs(Range<usize>),
     /// A run in scratch that was not opened yet.
     UnopenedSpill(SpilledRun),
+    /// A row group that is in order and may be copied.
+    Copyable(usize),
     /// A sorted input.
     Stream(usize, Box<Decoder<'a>>),
     /// A run in scratch.
@@ -53,6 +67,8 @@ pub(super) struct Cursor<'a, K: KeySpace> {
     source: Source<'a>,
     /// Keys of the rows in memory; of a waiting run its bound; `None` when it has no more rows.
     keys: Option<K::Block>,
+    /// The last key of a row group that may be copied.
+    last: Option<K::Block>,
     position: usize,
     end: usize,
     is_waiting: bool,
@@ -70,6 +86,7 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
         Self {
             source,
             keys: bound,
+            last: None,
             position: 0,
             end: 1,
             is_waiting: true,
@@ -77,6 +94,15 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
             order: None,
             row_bytes: 0,
             slots: Vec::new(),
+        }
+    }
+
+    /// A row group in order that may be copied; its first key is exact, so it does not wait.
+    pub(super) fn copyable(part: usize, first: K::Block, last: K::Block) -> Self {
+        Self {
+            last: Some(last),
+            is_waiting: false,
+            ..Self::waiting(Source::Copyable(part), Some(first))
         }
     }
 
@@ -92,6 +118,7 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
         Self {
             source: Source::Memory,
             keys: (end > 0).then_some(keys),
+            last: None,
             position: 0,
             end,
             is_waiting: false,
@@ -256,6 +283,26 @@ pub(super) fn merge_runs<'a, K: KeySpace>(
         if runs[winner].keys.is_none() {
             break;
         }
+        if let (Source::Copyable(part), Some(last)) = (&runs[winner].source, &runs[winner].last) {
+            let part = *part;
+            let rival = tree.runner_up(winner, |a, b| comes_first(space, &runs, a, b));
+            let is_apart = rival.is_none_or(|rival| ends_before(space, last, winner, &runs, rival));
+            if is_apart && sink.takes_copy(context.parts[part].row_count) {
+                out.flush(context, space, sink)?;
+                if context.control.is_cancelled() {
+                    return Err(MergeError::Cancelled.into());
+                }
+                sink.copy(context, &context.parts[part])?;
+                out.row_count += context.parts[part].row_count;
+                out.last = runs[winner].last.take();
+                runs[winner].source = Source::Memory;
+                runs[winner].keys = None;
+                tree.replay(winner, |a, b| comes_first(space, &runs, a, b));
+                continue;
+            }
+            runs[winner].source = Source::UnopenedStream(part);
+            runs[winner].is_waiting = true;
+        }
         if runs[winner].is_waiting {
             runs[winner].open(context, space)?;
             tree.replay(winner, |a, b| comes_first(space, &runs, a, b));
@@ -299,6 +346,24 @@ fn comes_first<K: KeySpace>(space: &K, runs: &[Cursor<'_, K>], a: usize, b: usiz
             }
         }
         (one_keys, two_keys) => (one_keys.is_none(), a) < (two_keys.is_none(), b),
+    }
+}
+
+/// Whether a row group with this last key, run `own`, ends before the next row of `rival`.
+fn ends_before<K: KeySpace>(
+    space: &K,
+    last: &K::Block,
+    own: usize,
+    runs: &[Cursor<'_, K>],
+    rival: usize,
+) -> bool {
+    let Some(keys) = &runs[rival].keys else {
+        return true;
+    };
+    match space.compare(last, 0, keys, runs[rival].position) {
+        Ordering::Less => true,
+        Ordering::Equal => own < rival,
+        Ordering::Greater => false,
     }
 }
 

@@ -38,6 +38,15 @@ pub(super) fn make_runs<'a, K: KeySpace>(
             Mode::Stream => made
                 .cursors
                 .push(Cursor::waiting(Source::UnopenedStream(inputs.start), bound)),
+            Mode::Copy => {
+                // A copyable row group has an integer key, so its bound is exact.
+                let copy = context.parts[inputs.start].copy.as_ref();
+                let last = copy.and_then(|copy| space.bound(copy.last));
+                made.cursors.push(match (bound, last) {
+                    (Some(first), Some(last)) => Cursor::copyable(inputs.start, first, last),
+                    _ => Cursor::waiting(Source::UnopenedStream(inputs.start), None),
+                });
+            }
             Mode::Memory => made
                 .cursors
                 .push(Cursor::waiting(Source::UnopenedInputs(inputs), bound)),
@@ -73,7 +82,7 @@ pub(super) fn load_sorted<'a, K: KeySpace>(
 ) -> Result<Cursor<'a, K>, Stop> {
     let mut pile = Pile::new();
     for index in inputs.clone() {
-        if context.inputs[index].row_count == 0 {
+        if context.parts[index].row_count == 0 {
             continue;
         }
         let mut decoder = context.decoder(index, context.shares.load_batch_bytes)?;
@@ -156,7 +165,7 @@ fn spill<'a, K: KeySpace>(
     };
     let mut pile = Pile::new();
     for index in inputs {
-        if context.inputs[index].row_count == 0 {
+        if context.parts[index].row_count == 0 {
             continue;
         }
         let mut decoder = context.decoder(index, context.shares.load_batch_bytes)?;

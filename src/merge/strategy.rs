@@ -16,6 +16,8 @@ pub(super) struct InputSummary {
     pub(super) seems_sorted: bool,
     /// First and last key of its rows in the wanted order, from statistics.
     pub(super) key_range: Option<(i64, i64)>,
+    /// It is one row group that may be copied undecoded.
+    pub(super) is_copyable: bool,
 }
 
 /// What a merge may use at once.
@@ -32,6 +34,8 @@ pub(super) struct Limits {
 pub(super) enum Mode {
     /// One sorted file, read batch by batch.
     Stream,
+    /// One row group, copied undecoded if nothing overlaps it, else read as a stream.
+    Copy,
     /// Decoded as a whole and sorted when its first key is reached.
     Memory,
     /// Sorted in pieces of what memory holds, which go through scratch.
@@ -67,7 +71,7 @@ pub(super) fn choose_strategy(inputs: &[InputSummary], limits: Limits) -> Vec<Ru
     let spilled = plan(inputs, limits, Mode::Spill);
     let streams: Vec<Run> = spilled
         .iter()
-        .filter(|run| run.mode == Mode::Stream)
+        .filter(|run| matches!(run.mode, Mode::Stream | Mode::Copy))
         .cloned()
         .collect();
     let half = Limits {
@@ -92,9 +96,17 @@ fn plan(inputs: &[InputSummary], limits: Limits, unsorted: Mode) -> Vec<Run> {
         if input.row_count == 0 {
             continue;
         }
-        let streams = input.seems_sorted
+        let mode = if input.is_copyable {
+            Mode::Copy
+        } else if input.seems_sorted
             && input.row_count >= STREAM_ROWS_MIN
-            && input.stream_bytes <= limits.runs_bytes / 2;
+            && input.stream_bytes <= limits.runs_bytes / 2
+        {
+            Mode::Stream
+        } else {
+            unsorted
+        };
+        let streams = mode != unsorted;
         let joins = !streams
             && match open {
                 None => false,
@@ -119,7 +131,7 @@ fn plan(inputs: &[InputSummary], limits: Limits, unsorted: Mode) -> Vec<Run> {
         } else {
             runs.push(Run {
                 inputs: index..index + 1,
-                mode: if streams { Mode::Stream } else { unsorted },
+                mode,
                 first_key: input.key_range.map(|(first, _)| first),
             });
             open = (!streams).then_some((input.row_count, input.decoded_bytes));
@@ -134,20 +146,21 @@ fn fits(runs: &[Run], inputs: &[InputSummary], limits: Limits) -> bool {
     let mut changes: Vec<(i64, bool, u64, usize)> = Vec::with_capacity(runs.len() * 2);
     for run in runs {
         let members = &inputs[run.inputs.clone()];
+        let is_stream = matches!(run.mode, Mode::Stream | Mode::Copy);
         let bytes = members
             .iter()
             .map(|input| {
-                if run.mode == Mode::Stream {
+                if is_stream {
                     input.stream_bytes
                 } else {
                     input.decoded_bytes
                 }
             })
             .fold(0, u64::saturating_add);
-        if run.mode != Mode::Stream && bytes > limits.runs_bytes / 2 {
+        if !is_stream && bytes > limits.runs_bytes / 2 {
             return false;
         }
-        let files = usize::from(run.mode == Mode::Stream);
+        let files = usize::from(is_stream);
         let last = members
             .iter()
             .filter(|input| input.row_count > 0)
@@ -189,6 +202,7 @@ mod tests {
             stream_bytes: 100,
             seems_sorted: false,
             key_range: Some((first, last)),
+            is_copyable: false,
         }
     }
 
@@ -248,6 +262,25 @@ mod tests {
         assert_eq!(modes(&inputs), [(0..5, Mode::Spill)]);
         let inputs: Vec<_> = (0..50).map(|i| sorted(i * 10, i * 10 + 9)).collect();
         assert!(modes(&inputs).iter().all(|(_, mode)| *mode == Mode::Stream));
+    }
+
+    #[test]
+    fn a_copyable_row_group_is_a_run_of_its_own_until_everything_goes_through_scratch() {
+        let copyable = |first, last| InputSummary {
+            is_copyable: true,
+            ..sorted(first, last)
+        };
+        let inputs = [small(0, 9), copyable(10, 19), small(20, 29)];
+        assert_eq!(
+            modes(&inputs),
+            [
+                (0..1, Mode::Memory),
+                (1..2, Mode::Copy),
+                (2..3, Mode::Memory)
+            ]
+        );
+        let inputs: Vec<_> = (0..5).map(|_| copyable(0, 9)).collect();
+        assert_eq!(modes(&inputs), [(0..5, Mode::Spill)]);
     }
 
     #[test]

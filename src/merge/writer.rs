@@ -20,10 +20,12 @@ use parquet::{
 
 use super::{
     ColumnBounds, Compression, MergeControl, MergeError, MergeOptions,
-    context::Shares,
+    context::{Context, Shares},
     encode::{Encoder, Helper, Job, State, Work},
     gather::Gathered,
+    guard::guarded,
     order::Sink,
+    raw_copy::{self, ChunkSource, Part, rows_min},
     schema::{UnitedSchema, VERSION_KEY},
     spill::RemovedOnDrop,
 };
@@ -51,12 +53,15 @@ pub(super) struct OutputWriter<'a> {
     queue_bytes: u64,
     rows_in_group: usize,
     row_count: u64,
+    copied_row_group_count: u64,
+    chunks: ChunkSource,
 }
 
 /// What was written.
 pub(super) struct Written {
     pub(super) file: RemovedOnDrop,
     pub(super) row_count: u64,
+    pub(super) copied_row_group_count: u64,
     pub(super) bounds: Vec<ColumnBounds>,
 }
 
@@ -78,7 +83,10 @@ impl<'a> OutputWriter<'a> {
         )
         .map_err(|e| encode_error(path, &e))?;
         let factory = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(&united.schema));
-        let helper = Helper::start(Encoder::new(&united.schema, &options.bounds_of));
+        let helper = Helper::start(
+            Encoder::new(&united.schema, &options.bounds_of),
+            options.thread_count,
+        );
         Ok(Self {
             control,
             file,
@@ -90,6 +98,8 @@ impl<'a> OutputWriter<'a> {
             queue_bytes: shares.queue_bytes,
             rows_in_group: 0,
             row_count: 0,
+            copied_row_group_count: 0,
+            chunks: ChunkSource::default(),
         })
     }
 
@@ -102,6 +112,7 @@ impl<'a> OutputWriter<'a> {
             file,
             mut writer,
             row_count,
+            copied_row_group_count,
             ..
         } = self;
         writer.finish().map_err(|e| encode_error(&path, &e))?;
@@ -115,6 +126,7 @@ impl<'a> OutputWriter<'a> {
         Ok(Written {
             file,
             row_count,
+            copied_row_group_count,
             bounds,
         })
     }
@@ -200,6 +212,66 @@ impl Sink for OutputWriter<'_> {
             .fetch_add(rows.row_count() as u64, Ordering::Relaxed);
         Ok(())
     }
+
+    /// Copying ends the row group in progress. It may leave it small only while row groups
+    /// have half of the wanted rows on average, because small ones make readers slow.
+    fn takes_copy(&self, row_count: u64) -> bool {
+        let rows_min = rows_min(self.row_group_rows);
+        let in_progress = self.rows_in_group as u64;
+        let groups = self.writer.flushed_row_groups().len() as u64 + 2;
+        in_progress == 0
+            || in_progress >= rows_min
+            || self.row_count + in_progress + row_count >= groups * rows_min
+    }
+
+    fn copy(&mut self, context: &Context<'_>, part: &Part) -> Result<(), MergeError> {
+        let (Some(copy), Some(&place)) = (&part.copy, context.sort_places.first()) else {
+            return Err(context.invariant("ORDER-KEPT", "a copied row group has no key".into()));
+        };
+        self.end_row_group()?;
+        let input = &context.inputs[part.input];
+        let (bytes, metadata) = self.chunks.open(context, part)?;
+        let path = self.file.path();
+        let mut group = self
+            .writer
+            .next_row_group()
+            .map_err(|e| encode_error(path, &e))?;
+        let mut buffer = self.chunks.take_buffer();
+        for column in 0..context.united.parquet.num_columns() {
+            let memory = std::mem::take(&mut buffer);
+            let (chunk, close) = guarded(|| {
+                raw_copy::read_chunk(&bytes, memory, &metadata, part.groups.start, column)
+            })
+            .map_err(|reason| MergeError::BadInputs(vec![input.bad(reason)]))?;
+            group
+                .append_column(&chunk, close)
+                .map_err(|e| encode_error(path, &e))?;
+            buffer = chunk.recycle();
+        }
+        group.close().map_err(|e| encode_error(path, &e))?;
+        self.chunks.give_buffer(buffer);
+        for array in &copy.bounds {
+            self.helper.encoder.add_bounds(place, array);
+        }
+        self.row_count += part.row_count;
+        self.copied_row_group_count += 1;
+        for rows in [&self.control.rows_read, &self.control.rows_written] {
+            rows.fetch_add(part.row_count, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// The compression as the format names it.
+pub(super) fn parquet_compression(
+    compression: Compression,
+) -> Result<ParquetCompression, ParquetError> {
+    Ok(match compression {
+        Compression::None => ParquetCompression::UNCOMPRESSED,
+        Compression::Snappy => ParquetCompression::SNAPPY,
+        Compression::Lz4 => ParquetCompression::LZ4_RAW,
+        Compression::Zstd(level) => ParquetCompression::ZSTD(ZstdLevel::try_new(level)?),
+    })
 }
 
 fn properties(
@@ -208,14 +280,8 @@ fn properties(
     options: &MergeOptions,
     row_group_bytes: u64,
 ) -> Result<WriterProperties, MergeError> {
-    let compression = match options.compression {
-        Compression::None => ParquetCompression::UNCOMPRESSED,
-        Compression::Snappy => ParquetCompression::SNAPPY,
-        Compression::Lz4 => ParquetCompression::LZ4_RAW,
-        Compression::Zstd(level) => {
-            ParquetCompression::ZSTD(ZstdLevel::try_new(level).map_err(|e| encode_error(path, &e))?)
-        }
-    };
+    let compression =
+        parquet_compression(options.compression).map_err(|e| encode_error(path, &e))?;
     let sorting: Vec<SortingColumn> = options
         .order_by
         .iter()

@@ -86,23 +86,8 @@ impl Layer {
         table: &TableRef,
         path: &DataPath,
     ) -> Result<(), StorageError> {
-        File::open(staged)
-            .and_then(|file| file.sync_all())
-            .map_err(io_at(staged))?;
-        let target = self.prepare_target(table, path)?;
-        match renameat_with(CWD, staged, CWD, &target, RenameFlags::NOREPLACE) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::EXIST) => return Err(StorageError::Exists { path: target }),
-            // Some network file systems cannot rename without overwriting; a link cannot overwrite either.
-            Err(
-                rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP,
-            ) => {
-                link(staged, &target)?;
-                fs::remove_file(staged).map_err(io_at(staged))?;
-            }
-            Err(errno) => return Err(io_at(&target)(errno.into())),
-        }
-        sync_parent(&target)
+        sync(staged)?;
+        rename_new(staged, &self.prepare_target(table, path)?)
     }
 
     /// Gives a published file a second name, without copying its bytes where the file system can.
@@ -163,6 +148,32 @@ impl Layer {
     }
 }
 
+/// Gives finished bytes their name: fsync, rename without overwriting, fsync the folder.
+/// Both must be on one file system.
+pub fn publish_file(staged: &Path, target: &Path) -> Result<(), StorageError> {
+    sync(staged)?;
+    rename_new(staged, target)
+}
+
+/// Renames without overwriting, and makes the new name durable.
+fn rename_new(staged: &Path, target: &Path) -> Result<(), StorageError> {
+    match renameat_with(CWD, staged, CWD, target, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::EXIST) => {
+            return Err(StorageError::Exists {
+                path: target.to_owned(),
+            });
+        }
+        // Some network file systems cannot rename without overwriting; a link cannot overwrite either.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
+            link(staged, target)?;
+            fs::remove_file(staged).map_err(io_at(staged))?;
+        }
+        Err(errno) => return Err(io_at(target)(errno.into())),
+    }
+    sync_parent(target)
+}
+
 fn link(source: &Path, target: &Path) -> Result<(), StorageError> {
     fs::hard_link(source, target).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => StorageError::Exists {
@@ -176,10 +187,17 @@ fn link(source: &Path, target: &Path) -> Result<(), StorageError> {
 }
 
 fn sync_parent(path: &Path) -> Result<(), StorageError> {
-    let folder = path.parent().unwrap_or(path);
-    File::open(folder)
+    match path.parent() {
+        // A bare name lies in the current folder.
+        Some(folder) if folder.as_os_str().is_empty() => sync(Path::new(".")),
+        folder => sync(folder.unwrap_or(path)),
+    }
+}
+
+fn sync(path: &Path) -> Result<(), StorageError> {
+    File::open(path)
         .and_then(|file| file.sync_all())
-        .map_err(io_at(folder))
+        .map_err(io_at(path))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod workspace;
 
 use std::path::PathBuf;
 
-pub use layer::Layer;
+pub use layer::{Layer, publish_file};
 pub use workspace::Workspace;
 
 use crate::{config::LayerConfig, model::LayerName};

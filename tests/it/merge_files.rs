@@ -127,6 +127,7 @@ pub(crate) fn options() -> MergeOptions {
         compression: Compression::Zstd(1),
         row_group_rows: 122_880,
         memory_budget_bytes: 64 << 20,
+        thread_count: 2,
         bounds_of: vec!["__timestamp".to_owned()],
     }
 }

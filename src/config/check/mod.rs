@@ -4,6 +4,8 @@ mod catalog;
 mod layers;
 mod tables;
 
+pub(crate) use tables::{parse_compression, parse_sort_column};
+
 use std::{path::PathBuf, time::Duration};
 
 use croner::parser::{CronParser, Seconds};

@@ -161,8 +161,8 @@ fn order_by(columns: &Setting<Vec<String>>, report: &Report) -> Option<Vec<SortC
     Some(parsed)
 }
 
-/// `name [asc|desc] [nulls first|last]`; nulls come last unless said otherwise.
-fn parse_sort_column(text: &str) -> Option<SortColumn> {
+/// Reads `name [asc|desc] [nulls first|last]`; nulls come last unless said otherwise.
+pub(crate) fn parse_sort_column(text: &str) -> Option<SortColumn> {
     let text = text.trim();
     let (name, rest) = match text.strip_prefix('"') {
         Some(quoted) => {
@@ -190,7 +190,8 @@ fn parse_sort_column(text: &str) -> Option<SortColumn> {
     })
 }
 
-fn parse_compression(text: &str) -> Result<Compression, String> {
+/// Reads `none`, `snappy`, `lz4`, `zstd` or `zstd(level)`.
+pub(crate) fn parse_compression(text: &str) -> Result<Compression, String> {
     let word = text.trim().to_ascii_lowercase();
     match word.as_str() {
         "none" => return Ok(Compression::None),

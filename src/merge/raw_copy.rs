@@ -1,0 +1,531 @@
+//! Row groups that are copied undecoded: those whose keys overlap no other rows.
+//!
+//! Footers only propose. Before a row group becomes a part of its own, its order is certain:
+//! we wrote it, or its key column was read. Whether it really overlaps nothing is decided by
+//! the merge when its turn comes.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use arrow::{
+    array::{Array, ArrayRef},
+    datatypes::DataType,
+};
+use bytes::{Buf, Bytes, BytesMut, buf::Reader};
+use parquet::{
+    arrow::arrow_reader::ArrowReaderMetadata,
+    basic::Compression as ParquetCompression,
+    bloom_filter::Sbbf,
+    column::{page::PageReader, writer::ColumnCloseResult},
+    errors::{ParquetError, Result as ParquetResult},
+    file::{
+        metadata::{
+            ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader,
+            RowGroupMetaData,
+        },
+        reader::{ChunkReader, Length},
+        serialized_reader::SerializedPageReader,
+    },
+};
+
+use super::{
+    MergeError, MergeOptions, SortColumn,
+    context::Context,
+    decode::scan_groups,
+    footers::{self, GroupKeys},
+    guard::{InputBytes, guarded},
+    inputs::Input,
+    keys::ordered_integers,
+    schema::UnitedSchema,
+    strategy::InputSummary,
+    writer::parquet_compression,
+};
+
+/// Consecutive row groups of one input that are handled together.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    /// Place of the input.
+    pub(super) input: usize,
+    /// Its row groups.
+    pub(super) groups: Range<usize>,
+    /// Their rows.
+    pub(super) row_count: u64,
+    /// Set when this is one row group that may be copied.
+    pub(super) copy: Option<Copyable>,
+}
+
+/// A row group in the wanted order, without nulls in its key.
+#[derive(Debug, Clone)]
+pub(super) struct Copyable {
+    /// Its last key.
+    pub(super) last: i64,
+    /// Smallest and largest value of the sort column.
+    pub(super) bounds: [ArrayRef; 2],
+}
+
+impl Part {
+    /// A whole input.
+    pub(super) fn whole(index: usize, input: &Input) -> Self {
+        Self {
+            input: index,
+            groups: 0..usize::MAX,
+            row_count: input.row_count,
+            copy: None,
+        }
+    }
+}
+
+/// What copying needs to know of a merge.
+pub(super) struct Rules<'a> {
+    pub(super) options: &'a MergeOptions,
+    pub(super) united: &'a UnitedSchema,
+    /// The only sort column's type.
+    pub(super) key_type: &'a DataType,
+    /// Bytes of one column chunk, at most.
+    pub(super) chunk_bytes: u64,
+}
+
+/// Row groups with fewer rows than this are always encoded again, together with their neighbours.
+pub(super) fn rows_min(row_group_rows: usize) -> u64 {
+    (row_group_rows as u64).div_ceil(2)
+}
+
+/// Splits inputs into parts; without anything to copy, one part for each input.
+pub(super) fn split(
+    rules: &Rules<'_>,
+    inputs: &[Input],
+    summaries: &[InputSummary],
+    is_cancelled: &(dyn Fn() -> bool + Sync),
+) -> Result<(Vec<Part>, Vec<InputSummary>), MergeError> {
+    let candidates = candidates(rules, inputs)?.unwrap_or_default();
+    let checked = check_orders(rules, inputs, candidates, is_cancelled)?;
+    let mut checked = checked.into_iter().peekable();
+    let (mut parts, mut described) = (Vec::new(), Vec::new());
+    for (index, (input, summary)) in inputs.iter().zip(summaries).enumerate() {
+        if checked.peek().is_none_or(|next| next.input != index) {
+            parts.push(Part::whole(index, input));
+            described.push(summary.clone());
+            continue;
+        }
+        let footer = input
+            .footer()
+            .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
+        let rows_of = |group: &RowGroupMetaData| u64::try_from(group.num_rows()).unwrap_or(0);
+        let group_rows: Vec<u64> = footer.metadata().row_groups().iter().map(rows_of).collect();
+        let mut add = |groups: Range<usize>, copy: Option<(i64, Copyable)>| {
+            let row_count: u64 = group_rows[groups.clone()].iter().sum();
+            if row_count == 0 {
+                return;
+            }
+            let row_bytes = summary.decoded_bytes / summary.row_count.max(1);
+            described.push(InputSummary {
+                row_count,
+                decoded_bytes: row_bytes.saturating_mul(row_count),
+                stream_bytes: summary.stream_bytes,
+                seems_sorted: summary.seems_sorted || copy.is_some(),
+                key_range: copy
+                    .as_ref()
+                    .map(|(first, copy)| (*first, copy.last))
+                    .or(summary.key_range),
+                is_copyable: copy.is_some(),
+            });
+            parts.push(Part {
+                input: index,
+                groups,
+                row_count,
+                copy: copy.map(|(_, copy)| copy),
+            });
+        };
+        let mut done = 0;
+        while let Some(found) = checked.next_if(|next| next.input == index) {
+            add(done..found.group, None);
+            done = found.group + 1;
+            let copy = Copyable {
+                last: found.last,
+                bounds: found.bounds,
+            };
+            add(found.group..done, Some((found.first, copy)));
+        }
+        add(done..group_rows.len(), None);
+    }
+    narrow(rules, inputs, &parts, &mut described)?;
+    Ok((parts, described))
+}
+
+/// Gives the parts between copied row groups the key ranges of their own row groups.
+fn narrow(
+    rules: &Rules<'_>,
+    inputs: &[Input],
+    parts: &[Part],
+    described: &mut [InputSummary],
+) -> Result<(), MergeError> {
+    let mut known: Option<(usize, Vec<GroupKeys>)> = None;
+    for (part, summary) in parts.iter().zip(described) {
+        if part.copy.is_some() || part.groups.end == usize::MAX {
+            continue;
+        }
+        if known.as_ref().is_none_or(|(input, _)| *input != part.input) {
+            known = keys_of(rules, &inputs[part.input])?.map(|keys| (part.input, keys));
+        }
+        let Some((_, keys)) = &known else { continue };
+        let own = || keys.iter().filter(|key| part.groups.contains(&key.index));
+        if own().all(|key| !key.may_have_nulls) {
+            summary.key_range = own()
+                .map(|key| key.first)
+                .min()
+                .zip(own().map(|key| key.last).max());
+        }
+    }
+    Ok(())
+}
+
+/// A row group that seems fit to be copied.
+struct Candidate {
+    input: usize,
+    group: usize,
+    first: i64,
+    last: i64,
+    bounds: [ArrayRef; 2],
+}
+
+fn keys_of(rules: &Rules<'_>, input: &Input) -> Result<Option<Vec<GroupKeys>>, MergeError> {
+    let footer = input
+        .footer()
+        .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
+    Ok(rules
+        .options
+        .order_by
+        .first()
+        .and_then(|column| footers::group_keys(&footer, column, rules.key_type)))
+}
+
+/// Row groups of the right shape that overlap no other, by their statistics. `None` when
+/// statistics of any input are missing.
+fn candidates(rules: &Rules<'_>, inputs: &[Input]) -> Result<Option<Vec<Candidate>>, MergeError> {
+    let [column] = &rules.options.order_by[..] else {
+        return Ok(None);
+    };
+    // Other bounds would have to be read from the rows.
+    if rules
+        .options
+        .bounds_of
+        .iter()
+        .any(|name| *name != column.name && rules.united.schema.index_of(name).is_ok())
+    {
+        return Ok(None);
+    }
+    let mut all: Vec<(i64, i64, usize, GroupKeys)> = Vec::new();
+    for (index, input) in inputs.iter().enumerate() {
+        if input.row_count == 0 {
+            continue;
+        }
+        let Some(groups) = keys_of(rules, input)? else {
+            return Ok(None);
+        };
+        all.extend(groups.into_iter().map(|group| {
+            let (first, last) = match (group.may_have_nulls, column.nulls_first) {
+                (false, _) => (group.first, group.last),
+                (true, false) => (group.first, i64::MAX),
+                (true, true) => (i64::MIN, group.last),
+            };
+            (first, last, index, group)
+        }));
+    }
+    all.sort_unstable_by_key(|(first, last, input, group)| (*first, *last, *input, group.index));
+    let mut found = Vec::new();
+    let mut latest = None;
+    let next_firsts: Vec<Option<i64>> = (1..=all.len())
+        .map(|next| all.get(next).map(|(first, ..)| *first))
+        .collect();
+    for ((first, last, input, group), next) in all.into_iter().zip(next_firsts) {
+        let overlaps =
+            latest.is_some_and(|latest| latest > first) || next.is_some_and(|next| next < last);
+        latest = latest.max(Some(last));
+        if overlaps || group.may_have_nulls || first > last {
+            continue;
+        }
+        if has_shape(rules, &inputs[input], group.index)? {
+            found.push(Candidate {
+                input,
+                group: group.index,
+                first,
+                last,
+                bounds: group.bounds,
+            });
+        }
+    }
+    found.sort_unstable_by_key(|one| (one.input, one.group));
+    Ok(Some(found))
+}
+
+/// Whether a row group could be one of the output: columns, compression, size.
+fn has_shape(rules: &Rules<'_>, input: &Input, group: usize) -> Result<bool, MergeError> {
+    let row_group_rows = rules.options.row_group_rows.max(1);
+    let wanted = parquet_compression(rules.options.compression);
+    let footer = input
+        .footer()
+        .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
+    let group = footer.metadata().row_group(group);
+    let rows = u64::try_from(group.num_rows()).unwrap_or(0);
+    // The level of zstd is not in the file.
+    let is_compressed_so = |chunk: &ColumnChunkMetaData| {
+        wanted.as_ref().is_ok_and(|wanted: &ParquetCompression| {
+            std::mem::discriminant(&chunk.compression()) == std::mem::discriminant(wanted)
+        })
+    };
+    let is_small = |chunk: &ColumnChunkMetaData| {
+        u64::try_from(chunk.compressed_size()).is_ok_and(|size| size <= rules.chunk_bytes)
+    };
+    Ok(rows >= rows_min(row_group_rows)
+        && rows <= row_group_rows as u64
+        && input.parquet_schema.root_schema().get_fields()
+            == rules.united.parquet.root_schema().get_fields()
+        && group
+            .columns()
+            .iter()
+            .all(|chunk| is_compressed_so(chunk) && is_small(chunk)))
+}
+
+/// Keeps the candidates whose rows are in order and begin and end where statistics say.
+fn check_orders(
+    rules: &Rules<'_>,
+    inputs: &[Input],
+    candidates: Vec<Candidate>,
+    is_cancelled: &(dyn Fn() -> bool + Sync),
+) -> Result<Vec<Candidate>, MergeError> {
+    let Some(column) = rules.options.order_by.first() else {
+        return Ok(Vec::new());
+    };
+    let next = AtomicUsize::new(0);
+    let check = || {
+        let mut sound = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(one) = candidates.get(index) else {
+                return Ok(sound);
+            };
+            if is_cancelled() {
+                return Err(MergeError::Cancelled);
+            }
+            let input = &inputs[one.input];
+            let footer = input
+                .footer()
+                .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
+            if is_ours(&footer, column) || is_in_order(input, one, column, rules)? {
+                sound.push(index);
+            }
+        }
+    };
+    let mut sound = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..rules.options.thread_count.clamp(1, 2))
+            .map(|_| scope.spawn(check))
+            .collect();
+        let mut sound = check()?;
+        for other in others {
+            // A panic of the decoder is caught where it happens; any other one leaves fewer to copy.
+            sound.extend(other.join().unwrap_or_else(|_| Ok(Vec::new()))?);
+        }
+        Ok::<_, MergeError>(sound)
+    })?;
+    sound.sort_unstable();
+    let mut sound = sound.into_iter().peekable();
+    Ok(candidates
+        .into_iter()
+        .enumerate()
+        .filter(|(index, _)| sound.next_if_eq(index).is_some())
+        .map(|(_, one)| one)
+        .collect())
+}
+
+/// Whether we wrote a file in this order; every row of it was compared then.
+fn is_ours(footer: &ArrowReaderMetadata, column: &SortColumn) -> bool {
+    let metadata = footer.metadata();
+    let by_us = metadata
+        .file_metadata()
+        .created_by()
+        .is_some_and(|by| by.starts_with("gigamerge version "));
+    by_us && footers::declares_order(metadata, std::slice::from_ref(column))
+}
+
+/// Reads the key column of one row group.
+fn is_in_order(
+    input: &Input,
+    one: &Candidate,
+    column: &SortColumn,
+    rules: &Rules<'_>,
+) -> Result<bool, MergeError> {
+    let limits = super::decode::DecodeLimits {
+        batch_bytes: 1 << 20,
+        page_bytes: rules.chunk_bytes,
+    };
+    let (mut previous, mut sound) = (None, true);
+    scan_groups(
+        input,
+        &column.name,
+        Some(vec![one.group]),
+        limits,
+        |array| {
+            let keys = ordered_integers(array, column.descending);
+            let Some(keys) = keys.filter(|_| sound && array.null_count() == 0) else {
+                sound = false;
+                return Ok(());
+            };
+            let Some((first, last)) = keys.first().zip(keys.last()) else {
+                return Ok(());
+            };
+            sound = previous.map_or(*first == one.first, |previous| previous <= *first)
+                && keys.is_sorted();
+            previous = Some(*last);
+            Ok(())
+        },
+    )?;
+    Ok(sound && previous == Some(one.last))
+}
+
+/// Reads the column chunks of row groups that are copied. The last file stays open, because
+/// row groups of one file mostly follow one another.
+#[derive(Default)]
+pub(super) struct ChunkSource {
+    open: Option<(usize, InputBytes, Arc<ParquetMetaData>)>,
+    buffer: BytesMut,
+}
+
+impl ChunkSource {
+    /// Memory for a chunk.
+    pub(super) fn take_buffer(&mut self) -> BytesMut {
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Keeps memory for the next row group.
+    pub(super) fn give_buffer(&mut self, buffer: BytesMut) {
+        self.buffer = buffer;
+    }
+
+    /// Opens the input of a part, with its page index.
+    pub(super) fn open(
+        &mut self,
+        context: &Context<'_>,
+        part: &Part,
+    ) -> Result<(InputBytes, Arc<ParquetMetaData>), MergeError> {
+        if let Some((input, bytes, metadata)) = &self.open
+            && *input == part.input
+        {
+            return Ok((bytes.clone(), Arc::clone(metadata)));
+        }
+        let input = &context.inputs[part.input];
+        let (bytes, footer) = input
+            .reopen()
+            .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
+        // A page index that cannot be read is as good as none.
+        let indexed = guarded(|| {
+            ParquetMetaDataReader::new()
+                .with_page_index_policy(PageIndexPolicy::Optional)
+                .parse_and_finish(&bytes)
+                .map_err(|e| e.to_string())
+        });
+        let metadata = indexed.map_or_else(|_| Arc::clone(footer.metadata()), Arc::new);
+        self.open = Some((part.input, bytes.clone(), Arc::clone(&metadata)));
+        Ok((bytes, metadata))
+    }
+}
+
+/// One column chunk, read and found to hold what it claims.
+pub(super) fn read_chunk(
+    bytes: &InputBytes,
+    buffer: BytesMut,
+    metadata: &ParquetMetaData,
+    group_index: usize,
+    column: usize,
+) -> Result<(ChunkBytes, ColumnCloseResult), String> {
+    let group = metadata.row_group(group_index);
+    let chunk = group.column(column);
+    let start = chunk
+        .dictionary_page_offset()
+        .unwrap_or_else(|| chunk.data_page_offset());
+    let start = u64::try_from(start).map_err(|e| e.to_string())?;
+    let length = usize::try_from(chunk.compressed_size()).map_err(|e| e.to_string())?;
+    let read = ChunkBytes {
+        start,
+        bytes: bytes
+            .read_into(buffer, start, length)
+            .map_err(|e| e.to_string())?,
+    };
+    let rows = usize::try_from(group.num_rows()).map_err(|e| e.to_string())?;
+    check_pages(&read, chunk, rows)?;
+    let index = metadata.page_index_for_row_group(group_index);
+    let close = ColumnCloseResult {
+        bytes_written: length as u64,
+        rows_written: rows as u64,
+        metadata: chunk.clone(),
+        bloom_filter: Sbbf::read_from_column_chunk(chunk, bytes).map_err(|e| e.to_string())?,
+        column_index: index.column_index(column).cloned(),
+        offset_index: index.offset_index(column).cloned(),
+    };
+    Ok((read, close))
+}
+
+/// Walks the page headers: together they must hold as many values as the footer says.
+fn check_pages(read: &ChunkBytes, chunk: &ColumnChunkMetaData, rows: usize) -> Result<(), String> {
+    let mut pages = SerializedPageReader::new(Arc::new(read.clone()), chunk, rows, None)
+        .map_err(|e| e.to_string())?;
+    let mut value_count = 0_u64;
+    while let Some(page) = pages.peek_next_page().map_err(|e| e.to_string())? {
+        if !page.is_dict {
+            value_count += page.num_levels.unwrap_or(0) as u64;
+        }
+        pages.skip_next_page().map_err(|e| e.to_string())?;
+    }
+    if i64::try_from(value_count) == Ok(chunk.num_values()) {
+        Ok(())
+    } else {
+        Err(format!(
+            "column {:?}: its footer promises {} values, its pages hold {value_count}",
+            chunk.column_path().string(),
+            chunk.num_values()
+        ))
+    }
+}
+
+/// The bytes of one column chunk, at their places in the file.
+#[derive(Clone)]
+pub(super) struct ChunkBytes {
+    start: u64,
+    bytes: Bytes,
+}
+
+impl ChunkBytes {
+    /// Gives the memory back for the next chunk, unless somebody still reads in it.
+    pub(super) fn recycle(self) -> BytesMut {
+        self.bytes.try_into_mut().unwrap_or_default()
+    }
+}
+
+impl Length for ChunkBytes {
+    fn len(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+impl ChunkReader for ChunkBytes {
+    type T = Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        let left = self.len().saturating_sub(start);
+        Ok(self.get_bytes(start, usize::try_from(left)?)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        let outside = || ParquetError::EOF("a page lies outside of its column chunk".into());
+        let start = usize::try_from(start.checked_sub(self.start).ok_or_else(outside)?)?;
+        let end = start
+            .checked_add(length)
+            .filter(|end| *end <= self.bytes.len())
+            .ok_or_else(outside)?;
+        Ok(self.bytes.slice(start..end))
+    }
+}
