@@ -162,7 +162,11 @@ fn small_row_groups_are_encoded_together_instead_of_copied() {
     let report = lab.merge(&wanted(100)).unwrap();
     assert_eq!(report.copied_row_group_count, 0);
     let footer = footer(&lab);
-    let sizes: Vec<i64> = footer.row_groups().iter().map(|g| g.num_rows()).collect();
+    let sizes: Vec<i64> = footer
+        .row_groups()
+        .iter()
+        .map(parquet::file::metadata::RowGroupMetaData::num_rows)
+        .collect();
     assert_eq!(sizes, [100, 100, 100, 100]);
 }
 
