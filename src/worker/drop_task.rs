@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{WorkContext, WorkError};
 use crate::{
+    catalog::CatalogError,
     model::{ClaimedDrop, DataPath, IndexEntry, TableRef},
     storage::StorageError,
 };
@@ -49,13 +50,16 @@ async fn delete_unindexed(
     for (table, claims) in by_table {
         let paths: Vec<DataPath> = claims.iter().map(|claim| claim.item.path.clone()).collect();
         let entries = match context.catalog.resolve(&table, &paths).await {
-            Ok(entries) => entries,
+            Ok(entries) => entries.into_iter().map(Some).collect(),
+            Err(CatalogError::Malformed { .. }) => one_by_one(context, &table, &paths).await,
             Err(error) => {
                 tracing::warn!(%table, %error, "deletes wait: the index could not be asked");
                 continue;
             }
         };
         for (claim, entry) in claims.into_iter().zip(entries) {
+            // What the index says of it cannot be known: its bytes stay, its lease runs out.
+            let Some(entry) = entry else { continue };
             if entry.is_some_and(|entry| names_these_bytes(context, &entry, &claim)) {
                 tracing::warn!(%table, file = %claim.item.path, "file is in the index again; it is kept");
                 ended.push(claim);
@@ -76,6 +80,29 @@ async fn delete_unindexed(
         }
     }
     ended
+}
+
+/// What the index says of each path; `None` where that is not an entry.
+async fn one_by_one(
+    context: &WorkContext,
+    table: &TableRef,
+    paths: &[DataPath],
+) -> Vec<Option<Option<IndexEntry>>> {
+    let mut found = Vec::with_capacity(paths.len());
+    for path in paths {
+        let resolved = context
+            .catalog
+            .resolve(table, std::slice::from_ref(path))
+            .await;
+        found.push(match resolved {
+            Ok(entries) => Some(entries.into_iter().flatten().next()),
+            Err(error) => {
+                tracing::warn!(%table, file = %path, %error, "delete waits");
+                None
+            }
+        });
+    }
+    found
 }
 
 /// Layers are compared by what they stand for; what cannot be known keeps its bytes.

@@ -156,7 +156,7 @@ async fn make_output(
         tracing::error!(plan = %plan.queue, path, reason, "a plan names a path that is not touched");
     }
     let layer = context.layers.get(&plan.queue.layer)?;
-    let sources = sources::resolve(context, plan).await?;
+    let (sources, malformed) = sources::resolve(context, plan).await?;
     let mut attempt = Attempt {
         context,
         plan,
@@ -165,10 +165,11 @@ async fn make_output(
         output: commit::output_path(plan, plan.attempts)?,
     };
     commit::remove_dead_attempts(&attempt).await?;
-    if attempt.sources.is_empty() {
+    if attempt.sources.is_empty() && malformed.is_empty() {
         return Ok(None);
     }
-    let (files, set_aside) = sources::locate(&mut attempt).await?;
+    let (files, mut set_aside) = sources::locate(&mut attempt).await?;
+    set_aside.extend(malformed);
     if set_aside.is_empty()
         && let Some(published) = promote::try_promote(&attempt, &files, claim).await?
     {

@@ -15,28 +15,59 @@ use super::{
     merge_run::{Attempt, RunError, blocking},
 };
 use crate::{
+    catalog::CatalogError,
     merge::BadInput,
     model::{IndexEntry, MergePlan, SetAside},
     storage::StorageError,
 };
 
-/// The plan's inputs that the index still has in the plan's layer, each once.
+/// The plan's inputs that the index still has in the plan's layer, each once; and those whose entries are no
+/// entries, set aside.
 pub(super) async fn resolve(
     context: &WorkContext,
     plan: &MergePlan,
-) -> Result<Vec<IndexEntry>, RunError> {
-    let found = context
-        .catalog
-        .resolve(&plan.queue.table, &plan.paths)
-        .await?;
+) -> Result<(Vec<IndexEntry>, Vec<SetAside>), RunError> {
+    let table = &plan.queue.table;
+    let found = match context.catalog.resolve(table, &plan.paths).await {
+        Ok(found) => found.into_iter().map(Ok).collect(),
+        Err(CatalogError::Malformed { .. }) => one_by_one(context, plan).await?,
+        Err(error) => return Err(error.into()),
+    };
     // The commit compares names too: an entry under another name of the same layer is another one's.
     let is_here = |entry: &IndexEntry| entry.layer == plan.queue.layer;
-    let mut seen = HashSet::new();
-    Ok(found
-        .into_iter()
-        .flatten()
-        .filter(|entry| is_here(entry) && seen.insert(entry.path.clone()))
-        .collect())
+    let (mut seen, mut entries, mut set_aside) = (HashSet::new(), Vec::new(), Vec::new());
+    for found in found {
+        match found {
+            Ok(Some(entry)) if is_here(&entry) && seen.insert(entry.path.clone()) => {
+                entries.push(entry);
+            }
+            Ok(_) => {}
+            Err(bad) => set_aside.push(bad),
+        }
+    }
+    Ok((entries, set_aside))
+}
+
+/// One unusable entry must not keep its neighbours from being merged.
+async fn one_by_one(
+    context: &WorkContext,
+    plan: &MergePlan,
+) -> Result<Vec<Result<Option<IndexEntry>, SetAside>>, CatalogError> {
+    let mut found = Vec::with_capacity(plan.paths.len());
+    for path in &plan.paths {
+        let paths = std::slice::from_ref(path);
+        found.push(
+            match context.catalog.resolve(&plan.queue.table, paths).await {
+                Ok(entries) => Ok(entries.into_iter().flatten().next()),
+                Err(CatalogError::Malformed { reason, .. }) => Err(SetAside {
+                    path: path.clone(),
+                    reason: format!("its index entry cannot be used: {reason}"),
+                }),
+                Err(error) => return Err(error),
+            },
+        );
+    }
+    Ok(found)
 }
 
 /// Where each source lies. Sources that cannot be used leave the attempt and come back as set aside.

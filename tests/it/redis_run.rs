@@ -361,3 +361,33 @@ fn once_on_redis_ends_when_nothing_is_due() {
     assert!(log.contains("merges=1"), "{log}");
     assert_eq!(index(&mut server.connection(), "cpu").len(), 1);
 }
+
+#[test]
+fn one_unusable_entry_does_not_keep_its_neighbours_from_being_merged() {
+    let folder = tempfile::tempdir().unwrap();
+    let lake = Lake::new(&folder.path().join("lake"));
+    let server = RedisServer::start();
+    let mut redis = server.connection();
+    let names: Vec<String> = (0..4)
+        .map(|seed| lake.drop_file("cpu", seed, 500))
+        .collect();
+    register(
+        &mut redis,
+        &lake,
+        "cpu",
+        &names,
+        "11111111-0000-4000-8000-000000000001",
+    );
+    let broken = format!("{PARTITION}/{}", names[1]);
+    let files = "files:db:cpu:date=2024-01-15";
+    let _: () = redis.hset(files, &broken, "{\"path\": 7}").unwrap();
+    let config = config_file(folder.path(), &config(&server, &lake, ""));
+    let mut program = Program::start(&["run", "--config", &config]);
+    program.wait_until("the good files to be merged", |_| {
+        lake.files("cpu").len() == 2
+    });
+    assert!(program.log().contains("set aside"), "{}", program.log());
+    let kept: String = redis.hget(files, &broken).unwrap();
+    assert_eq!(kept, "{\"path\": 7}");
+    assert!(lake.files("cpu").contains(&names[1]));
+}

@@ -146,7 +146,7 @@ pub(super) async fn get_merge_plan(
     queue: &ScriptKeys,
     lease: Duration,
 ) -> Result<Option<String>, CatalogError> {
-    let text: String = GET_MERGE_PLAN
+    let text: Vec<u8> = GET_MERGE_PLAN
         .call(
             connection,
             "claiming a merge plan",
@@ -154,7 +154,14 @@ pub(super) async fn get_merge_plan(
             &[&seconds(lease), &nonce()],
         )
         .await?;
-    Ok((!text.is_empty()).then_some(text))
+    Ok(as_text(text).filter(|text| !text.is_empty()))
+}
+
+/// A claimed item that is not UTF-8 is nobody's work: it stays in `processing` and blocks nothing.
+fn as_text(item: Vec<u8>) -> Option<String> {
+    String::from_utf8(item)
+        .inspect_err(|error| tracing::error!(%error, "an item that is not UTF-8 is left in its processing list; remove it by hand"))
+        .ok()
 }
 
 pub(super) async fn claim_drops(
@@ -164,14 +171,15 @@ pub(super) async fn claim_drops(
     limit: usize,
     layers_json: &str,
 ) -> Result<Vec<String>, CatalogError> {
-    CLAIM_DROPS
+    let items: Vec<Vec<u8>> = CLAIM_DROPS
         .call(
             connection,
             "claiming deletes or moves",
             queue,
             &[&seconds(lease), &nonce(), &limit.to_string(), layers_json],
         )
-        .await
+        .await?;
+    Ok(items.into_iter().filter_map(as_text).collect())
 }
 
 /// The item's new text; `None` when the claim was lost.

@@ -43,7 +43,7 @@ const ENTRY_FIELDS: [&str; 16] = [
 ];
 
 /// Most paths of one plan that are taken; more are left for the plan's next turn.
-const PLAN_PATHS_MAX: usize = 100_000;
+const PLAN_PATHS_MAX: usize = 250_000;
 /// Most refused paths that are kept with their reasons.
 const REFUSED_PATHS_MAX: usize = 100;
 
