@@ -28,6 +28,8 @@ pub(super) type Answer<T> = Result<T, RedisError>;
 pub(super) struct Connection {
     endpoint: Endpoint,
     timeout: Duration,
+    /// The URL without its password, for messages.
+    address: String,
     /// Texts that must not appear in errors.
     secrets: Vec<String>,
     state: Mutex<State>,
@@ -69,6 +71,7 @@ impl Connection {
         Ok(Self {
             endpoint,
             timeout: config.timeout,
+            address: config.url.hidden_url(),
             secrets,
             state: Mutex::default(),
         })
@@ -171,7 +174,7 @@ impl Connection {
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, CatalogError> {
-        let context = "connecting to Redis";
+        let context = self.hide(&format!("connecting to {}", self.address));
         let attempt = async {
             let mut connection = self.endpoint.connect().await?;
             // A user who may not ask for INFO is no reason to stop.
@@ -189,16 +192,16 @@ impl Connection {
         let time_max = self.endpoint.timeout();
         match tokio::time::timeout(time_max, attempt).await {
             Err(_) => Err(unavailable(
-                context,
+                &context,
                 format!("no answer within {time_max:?}"),
             )),
             Ok(Err(Failure::Refused(reason))) => Err(CatalogError::Refused {
-                context: context.to_owned(),
+                context,
                 reason: self.hide(&reason),
             }),
-            Ok(Err(Failure::Away(reason))) => Err(unavailable(context, self.hide(&reason))),
+            Ok(Err(Failure::Away(reason))) => Err(unavailable(&context, self.hide(&reason))),
             Ok(Ok((_, info))) if info.contains("cluster_enabled:1") => Err(CatalogError::Refused {
-                context: context.to_owned(),
+                context,
                 reason: "this is a Redis Cluster, where a script may only touch keys that its caller names, \
                          but key names of this contract are computed in the scripts; use a single primary, with replicas and Sentinel if wanted"
                     .to_owned(),
