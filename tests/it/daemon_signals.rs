@@ -145,3 +145,49 @@ fn a_reload_may_move_to_another_folder_and_back() {
         Some(0)
     );
 }
+
+#[test]
+fn a_level_with_a_cron_line_runs_when_the_line_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let lake = Lake::new(&folder.path().join("lake"));
+    lake.drop_file("cpu", 0, 100);
+    lake.drop_file("cpu", 1, 100);
+    let with_schedule = |line: &str| {
+        config(&lake, "1s", "").replace("timeout", &format!("schedule = {line:?}, timeout"))
+    };
+    let path = config_file(folder.path(), &with_schedule("0 0 3 1 1 *"));
+    let mut program = Program::start(&["run", "--config", &path]);
+    program.wait_until("metadata.json", |_| {
+        lake.partition("cpu").join("metadata.json").exists()
+    });
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(!program.log().contains("merged"), "{}", program.log());
+    fs::write(&path, with_schedule("*/2 * * * * *")).unwrap();
+    program.signal(Signal::HUP);
+    program.wait_for_log("merged");
+}
+
+#[test]
+fn deletes_go_on_while_a_long_merge_holds_the_only_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let lake = Lake::new(&folder.path().join("lake"));
+    lake.drop_file("disk", 0, 100);
+    lake.drop_file("disk", 1, 100);
+    std::thread::sleep(Duration::from_millis(1100));
+    for seed in 0..48 {
+        lake.drop_file("cpu", seed, 400_000);
+    }
+    let more = "[worker]\nconcurrency = 1\nmemory_budget = \"64 MiB\"\n[drops]\ngrace = \"1s\"\ninterval = \"1s\"\n";
+    let path = config_file(folder.path(), &config(&lake, "1s", more));
+    let mut program = Program::start(&["run", "--config", &path]);
+    program.wait_until("replaced files to be deleted", |_| {
+        lake.files("disk")
+            .iter()
+            .all(|name| name.ends_with(".2.parquet"))
+    });
+    assert!(
+        !program.log().contains("rows=19200000"),
+        "the merge was over before:\n{}",
+        program.log()
+    );
+}

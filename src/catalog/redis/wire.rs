@@ -42,7 +42,8 @@ const ENTRY_FIELDS: [&str; 16] = [
     "cmd",
 ];
 
-/// Most paths of one plan that are taken; more are left for the plan's next turn.
+/// Most paths of one plan that are taken. Smaller files than any Parquet file would be needed to reach it
+/// below 100 MiB; what stands beyond stays in the index, and is not planned again.
 const PLAN_PATHS_MAX: usize = 250_000;
 /// Most refused paths that are kept with their reasons.
 const REFUSED_PATHS_MAX: usize = 100;
