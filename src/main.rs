@@ -4,7 +4,8 @@ use std::{process::ExitCode, time::Duration};
 
 use gigamerge::{
     cli::{
-        self, Cli, Command, check_config, demo, import, ls, merge_files, once, plan, query, scripts,
+        self, Cli, Command, check_config, demo, import, ls, merge_files, once, plan, quarantine,
+        query, scripts,
     },
     config::{Config, ConfigError},
 };
@@ -51,6 +52,9 @@ fn obey(cli: &Cli, runtime: &Runtime) -> anyhow::Result<()> {
         Command::Import(args) => runtime.block_on(import::run(args, load(&args.common)?))?,
         Command::Ls(args) => runtime.block_on(ls::run(args, load(&args.common)?))?,
         Command::Query(args) => runtime.block_on(query::run(args, load(&args.common)?))?,
+        Command::Quarantine(args) => {
+            runtime.block_on(quarantine::run(&args.action, load(args.action.common())?))?
+        }
         Command::Scripts(args) => scripts::run(args)?,
         Command::MergeFiles(args) => runtime.block_on(merge_files::run(args))?,
         Command::Demo(args) => runtime.block_on(demo::run(args))?,

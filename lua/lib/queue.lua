@@ -19,7 +19,8 @@ local function queue_keys(prefix, database, table_name, suffix, layer, writer)
     processing = base .. ':processing',
     failed = base .. ':failed',
     announced = 'announced:' .. database .. ':' .. table_name,
-    announced_prefix = suffix .. ':' .. layer .. ':' .. writer .. ':',
+    outlived = 'outlived:' .. database .. ':' .. table_name,
+    field_prefix = suffix .. ':' .. layer .. ':' .. writer .. ':',
   }
 end
 
@@ -28,11 +29,22 @@ local function queue_problem(queue)
     or wrong_type(queue.processing, 'list')
     or wrong_type(queue.failed, 'list')
     or wrong_type(queue.announced, 'hash')
+    or wrong_type(queue.outlived, 'hash')
 end
 
--- Which output a claim has announced; one field for each claim.
+-- The field of one claim in the hashes announced:… and outlived:….
+local function claim_field(queue, id, attempts)
+  return queue.field_prefix .. tostring(id) .. ':' .. tostring(attempts or 0)
+end
+
 local function announced_field(queue, item)
-  return queue.announced_prefix .. tostring(item.id) .. ':' .. tostring(item.attempts or 0)
+  return claim_field(queue, item.id, item.attempts)
+end
+
+-- A count of our own in an item; anything else that stands there is none.
+local function count_in(item, name)
+  local count = item[name]
+  return type(count) == 'number' and count >= 0 and count < 2 ^ 31 and math.floor(count) or 0
 end
 
 local function push_failed(queue, text, reason)
@@ -142,6 +154,22 @@ local function set_broken_aside(queue, list_key, broken)
   end
 end
 
+-- How far back attempts are asked for that lost their lease though their worker lived.
+local OUTLIVED_ATTEMPTS_MAX = 16
+
+-- Attempts of this plan whose worker lost the lease and lived to say so; each is told once.
+local function take_outlived(queue, item)
+  local attempts = count_in(item, 'attempts')
+  if queue.prefix ~= 'merge' or attempts == 0 or redis.call('EXISTS', queue.outlived) == 0 then
+    return 0
+  end
+  local fields = {}
+  for attempt = math.max(1, attempts - OUTLIVED_ATTEMPTS_MAX), attempts do
+    fields[#fields + 1] = claim_field(queue, item.id, attempt)
+  end
+  return redis.call('HDEL', queue.outlived, unpack(fields))
+end
+
 -- Moves a found item to the tail of processing; nil when its text cannot carry the claim.
 -- With an owner the attempt is counted before the work starts, and the text becomes unique.
 local function hand_out(queue, found, expires_s, owner)
@@ -153,6 +181,11 @@ local function hand_out(queue, found, expires_s, owner)
     else
       text = with_field(text, found.item, 'attempts', int_text((attempts or 0) + 1))
       text = text and with_field(text, found.item, 'owner', cjson.encode(owner))
+      local outlived = text and take_outlived(queue, found.item) or 0
+      if outlived > 0 then
+        local forgiven = int_text(count_in(found.item, 'forgiven') + outlived)
+        text = with_field(text, found.item, 'forgiven', forgiven) or text
+      end
     end
   end
   if redis.call('LREM', found.list, 1, found.text) == 0 then

@@ -71,7 +71,7 @@ pub use connect::{ConnectOptions, connect};
 
 use crate::model::{
     ClaimedDrop, ClaimedMerge, ClaimedMove, DataPath, Folder, IndexEntry, Iteration, LayerName,
-    Lease, MergePlan, MergeQueue, SetAside, TableRef, WriterId,
+    Lease, MergePlan, MergeQueue, PlanPart, Quarantined, SetAside, TableRef, WriterId,
 };
 
 /// Entries as they come, each file once, in no particular order. The first error ends it.
@@ -189,6 +189,19 @@ pub enum CommitOutcome {
     SourceGone(String),
     /// The index names the output's path already; nothing changed. The bytes under that name are not ours.
     OutputExists,
+}
+
+/// What became of something in quarantine that was to be retried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retried {
+    /// It is due now.
+    Planned,
+    /// It left the quarantine, but files of its iteration are not merged.
+    Final,
+    /// It left the quarantine; the index has its files no more.
+    Gone,
+    /// It was not there any more; nothing changed.
+    Absent,
 }
 
 /// Files that [`Catalog::refresh`] met.
@@ -387,16 +400,44 @@ pub trait Catalog: Send + Sync + 'static {
         commit: &MergeCommit,
     ) -> Result<CommitOutcome, CatalogError>;
 
-    /// Gives a plan back; it is due again after `delay`. An announced output is forgotten:
-    /// the caller has removed it.
+    /// Gives a plan back through no fault of its files; it is due again after `delay` and the
+    /// attempt is forgiven, also when the lease was lost and another worker goes on. An announced
+    /// output is forgotten: the caller has removed it.
     async fn release_merge(
         &self,
         claim: &ClaimedMerge,
         delay: Duration,
     ) -> Result<(), CatalogError>;
 
+    /// As [`release_merge`](Self::release_merge), after an attempt that failed and counts.
+    async fn retry_merge(&self, claim: &ClaimedMerge, delay: Duration) -> Result<(), CatalogError>;
+
+    /// Puts smaller plans, all of them suspects and due now, in the place of a claimed one whose
+    /// earlier attempts died. Files that no part names are planned no more.
+    async fn split_merge(
+        &self,
+        claim: &ClaimedMerge,
+        parts: &[PlanPart],
+    ) -> Result<(), CatalogError>;
+
     /// Ends a plan that cannot succeed: it goes to the failed list, its files stay in the index.
     async fn fail_merge(&self, claim: &ClaimedMerge, reason: &str) -> Result<(), CatalogError>;
+
+    /// What was set aside or given up, in one table or in all, oldest first.
+    async fn quarantine(&self, table: Option<&TableRef>) -> Result<Vec<Quarantined>, CatalogError>;
+
+    /// Brings it back to work in one step: a file as a plan of its own, a plan as it was, with all
+    /// attempts forgiven. What the index does not have any more is forgotten.
+    async fn retry_quarantined(&self, what: &Quarantined) -> Result<Retried, CatalogError>;
+
+    /// Forgets it, removes its files from the index and queues their deletion after `grace`, all in
+    /// one step. Returns how many files left the index; `None` when it was not there any more and
+    /// nothing changed.
+    async fn drop_quarantined(
+        &self,
+        what: &Quarantined,
+        grace: Duration,
+    ) -> Result<Option<u64>, CatalogError>;
 
     /// Takes up to `limit` due deletes.
     async fn claim_drops(

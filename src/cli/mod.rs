@@ -9,6 +9,7 @@ pub mod merge_files;
 pub mod once;
 mod output;
 pub mod plan;
+pub mod quarantine;
 pub mod query;
 pub mod run;
 pub mod scripts;
@@ -73,6 +74,8 @@ pub enum Command {
     /// Times select files that overlap them, edges included. Locks and changes nothing; may run
     /// beside the daemon.
     Query(query::QueryArgs),
+    /// Show files and plans that are not merged any more, bring them back to work, or drop them.
+    Quarantine(quarantine::QuarantineArgs),
     /// Register Parquet files that are there already, from their footers.
     ///
     /// Files in the table's folder of a layer stay where they are. Files elsewhere are copied into

@@ -27,7 +27,7 @@ use crate::{
     merge::{self, MergeError},
     model::TableRef,
     storage::{Layer, Layers, Workspace},
-    worker::{Stop, Totals, WorkContext},
+    worker::{Gate, Stop, Totals, WorkContext},
 };
 
 /// After running merges were told to stop, they get this long to hand their plans back.
@@ -66,14 +66,25 @@ pub enum Access {
 /// Opens catalog and layers; starts no work.
 pub async fn open(config: Config, access: Access) -> Result<Arc<WorkContext>, DaemonError> {
     let catalog = open_catalog(&config, access).await?;
-    Ok(context(config, catalog, Arc::new(Totals::default())))
+    Ok(context(
+        config,
+        catalog,
+        Arc::new(Totals::default()),
+        Gate::default(),
+    ))
 }
 
-fn context(config: Config, catalog: Arc<dyn Catalog>, totals: Arc<Totals>) -> Arc<WorkContext> {
+fn context(
+    config: Config,
+    catalog: Arc<dyn Catalog>,
+    totals: Arc<Totals>,
+    gate: Gate,
+) -> Arc<WorkContext> {
     Arc::new(WorkContext {
         catalog,
         layers: Layers::new(&config.layers),
         merge_permits: Arc::new(Semaphore::new(config.worker.concurrency)),
+        gate,
         running: TaskTracker::new(),
         stop: Stop::default(),
         totals,

@@ -108,7 +108,12 @@ impl Daemon {
 
     async fn replace(&mut self, config: Config, catalog: Arc<dyn Catalog>) {
         self.is_stranded = false;
-        let mut next = context(config, catalog, Arc::clone(&self.context.totals));
+        let mut next = context(
+            config,
+            catalog,
+            Arc::clone(&self.context.totals),
+            self.context.gate.clone(),
+        );
         if let Some(fresh) = Arc::get_mut(&mut next) {
             let same_worker = fresh.config.worker == self.context.config.worker;
             if same_worker {

@@ -14,7 +14,10 @@ pub use entry::IndexEntry;
 pub use ids::{LayerName, PlanId, WriterId};
 pub use lease::{ClaimedDrop, ClaimedMerge, ClaimedMove, Lease};
 pub use path::{DataPath, Iteration, PartitionDir};
-pub use plan::{DropItem, Folder, MergePlan, MergeQueue, MoveItem, SetAside};
+pub use plan::{
+    DropItem, Folder, MergePlan, MergeQueue, MoveItem, PlanPart, QuarantineKind, Quarantined,
+    SetAside,
+};
 pub use table::TableRef;
 
 /// Why a name, path or number from outside was refused.

@@ -44,8 +44,43 @@ pub struct MergePlan {
     pub size_bytes: u64,
     /// When it may be claimed (waiting) or taken over (processing), Unix seconds.
     pub due_s: i64,
-    /// How often it was claimed, this time included.
+    /// How often it was claimed, this time included. Only grows: outputs are named after it.
     pub attempts: u32,
+    /// Of these, those that ended by no fault of its files: a stop, a full disk, a server away.
+    pub forgiven: u32,
+    /// Of these, those that failed and said why.
+    pub failed: u32,
+    /// Half of a plan under suspicion: it runs alone.
+    pub is_suspect: bool,
+}
+
+impl MergePlan {
+    /// Attempts that count against its files, this one included.
+    pub fn counted_attempts(&self) -> u32 {
+        self.attempts.saturating_sub(self.forgiven)
+    }
+
+    /// Earlier attempts of which nobody heard again: they took their process with them, or it was
+    /// killed meanwhile.
+    pub fn deaths(&self) -> u32 {
+        self.counted_attempts()
+            .saturating_sub(1)
+            .saturating_sub(self.failed)
+    }
+
+    /// Whether nothing else may run beside it: it may end the process.
+    pub fn runs_alone(&self) -> bool {
+        self.is_suspect || self.deaths() > 0
+    }
+}
+
+/// Some of a plan's files, to become a plan of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanPart {
+    /// The files, in the plan's order.
+    pub paths: Vec<DataPath>,
+    /// Sum of their sizes.
+    pub size_bytes: u64,
 }
 
 /// A file whose bytes are to be deleted.
@@ -103,4 +138,36 @@ pub struct SetAside {
     pub path: DataPath,
     /// Why it cannot be merged.
     pub reason: String,
+}
+
+/// What stands in quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuarantineKind {
+    /// A file that cannot be merged.
+    File,
+    /// A plan that was given up, with its files.
+    Plan,
+    /// An item of a queue that cannot be used.
+    Item,
+}
+
+/// Something that nobody works on until an operator says so. Its files stay readable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// What it is.
+    pub kind: QuarantineKind,
+    /// The table.
+    pub table: TableRef,
+    /// Names it within its table: the path of a file, else an id.
+    pub id: String,
+    /// Its files that the index still has.
+    pub paths: Vec<DataPath>,
+    /// Why it is here.
+    pub reason: String,
+    /// Since when, Unix seconds; 0 when that is not known.
+    pub at_s: i64,
+    /// Where the catalog keeps it, for messages: a key or a file.
+    pub place: String,
+    /// Its text there, exactly; empty where it has none.
+    pub text: String,
 }

@@ -8,7 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{WorkContext, WorkError, commit, lease_keeper::LeaseKeeper, promote, sources};
+use super::{
+    WorkContext, WorkError, commit,
+    gate::ClaimTurn,
+    lease_keeper::LeaseKeeper,
+    promote, sources,
+    suspects::{self, Verdict},
+};
 use crate::{
     catalog::CatalogError,
     merge::{self, MergeControl, MergeError, MergeReport, MergeRequest},
@@ -19,6 +25,10 @@ use crate::{
 /// A failed plan waits this long for each attempt it had, up to a limit.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(300);
+/// A plan that cannot be handed back because the catalog is away is handed back when it answers
+/// again, within this time.
+const HAND_BACK_TIME_MAX: Duration = Duration::from_mins(10);
+const HAND_BACK_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Merges longer than this tell how far they are, this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -39,6 +49,8 @@ pub(super) enum RunError {
     Panicked,
     #[error("{} of the inputs are not there, first {}", .0.len(), .0.first().map(|path| path.display().to_string()).unwrap_or_default())]
     MissingInputs(Vec<PathBuf>),
+    #[error("{}: the folder is not there; is its file system mounted?", .0.display())]
+    FolderAway(PathBuf),
     #[error("{}: cannot be read: {source}", path.display())]
     Unreadable {
         path: PathBuf,
@@ -73,9 +85,9 @@ impl RunError {
         )
     }
 
-    /// The inputs may be at fault, so that attempts count. A full disk, a lost mount or a server that is away
-    /// says nothing about the inputs: such a plan is tried until it succeeds.
-    fn counts(&self) -> bool {
+    /// The inputs may be at fault, so that the plan is given up after some attempts. A full disk, a lost mount
+    /// or a server that is away says nothing about the inputs: such a plan is tried until it succeeds.
+    fn blames_inputs(&self) -> bool {
         match self {
             Self::Panicked => true,
             Self::Merge(error) => {
@@ -116,8 +128,18 @@ pub(super) struct Published {
     pub(super) report: Option<MergeReport>,
 }
 
+/// What an attempt came to.
+enum Made {
+    /// Published bytes.
+    Output(Box<Published>),
+    /// No input is left.
+    Nothing,
+    /// It is not merged.
+    Judged(Verdict),
+}
+
 /// Sees a claimed plan through: it ends committed, given back or given up, and says so in the log.
-pub(super) async fn run(context: &Arc<WorkContext>, claim: ClaimedMerge) {
+pub(super) async fn run(context: &Arc<WorkContext>, claim: ClaimedMerge, turn: ClaimTurn) {
     let started = Instant::now();
     let control = Arc::new(MergeControl::default());
     let lease = context.config.worker.lease;
@@ -127,12 +149,26 @@ pub(super) async fn run(context: &Arc<WorkContext>, claim: ClaimedMerge) {
         lease,
         Arc::clone(&control),
     );
-    let made = make_output(context, &claim, &control).await;
+    // Kept until the claim has ended.
+    let turn = turn
+        .begin(claim.plan.runs_alone(), &context.stop.merges)
+        .await;
+    let made = match &turn {
+        Some(_) => make_output(context, &claim, &control).await,
+        None => Err(MergeError::Cancelled.into()),
+    };
     let (claim, is_held) = keeper.stop(claim).await;
     let done = match made {
-        Ok(made) if is_held => commit::commit(context, &claim, made, started).await,
+        Ok(Made::Output(made)) if is_held => {
+            commit::commit(context, &claim, Some(*made), started).await
+        }
+        Ok(Made::Nothing) if is_held => commit::commit(context, &claim, None, started).await,
+        Ok(Made::Judged(verdict)) if is_held => {
+            let ended = suspects::execute(context, &claim, &verdict).await;
+            ended.map_err(RunError::from)
+        }
         Ok(made) => {
-            if let Some(published) = &made {
+            if let Made::Output(published) = &made {
                 commit::remove_output(context, published).await;
             }
             Err(RunError::LeaseLost)
@@ -145,12 +181,12 @@ pub(super) async fn run(context: &Arc<WorkContext>, claim: ClaimedMerge) {
     }
 }
 
-/// Steps up to the published bytes. `None` when no input is left to merge.
+/// Steps up to the published bytes.
 async fn make_output(
     context: &Arc<WorkContext>,
     claim: &ClaimedMerge,
     control: &Arc<MergeControl>,
-) -> Result<Option<Published>, RunError> {
+) -> Result<Made, RunError> {
     let plan = &claim.plan;
     for (path, reason) in &plan.refused_paths {
         tracing::error!(plan = %plan.queue, path, reason, "a plan names a path that is not touched");
@@ -166,18 +202,21 @@ async fn make_output(
     };
     commit::remove_dead_attempts(&attempt).await?;
     if attempt.sources.is_empty() && malformed.is_empty() {
-        return Ok(None);
+        return Ok(Made::Nothing);
+    }
+    let max_attempts = context.config.worker.max_attempts;
+    if let Some(verdict) = suspects::judge(plan, &attempt.sources, &malformed, max_attempts) {
+        return Ok(Made::Judged(verdict));
     }
     let (files, mut set_aside) = sources::locate(&mut attempt).await?;
     set_aside.extend(malformed);
     if set_aside.is_empty()
         && let Some(published) = promote::try_promote(&attempt, &files, claim).await?
     {
-        return Ok(Some(published));
+        return Ok(Made::Output(Box::new(published)));
     }
-    merge_and_publish(attempt, files, set_aside, claim, control)
-        .await
-        .map(Some)
+    let published = merge_and_publish(attempt, files, set_aside, claim, control).await?;
+    Ok(Made::Output(Box::new(published)))
 }
 
 /// Merges in a work folder that goes away on every path, off the runtime: it may hold gigabytes.
@@ -310,39 +349,97 @@ pub(super) async fn blocking<T: Send + 'static>(
         .map_err(|_| RunError::Panicked)
 }
 
+/// How a claim ends that did not commit.
+enum Ending {
+    /// Its files are not to blame; the plan is due again after this time.
+    Release(Duration),
+    /// The attempt counts; the plan is due again after this time.
+    Retry(Duration),
+    /// The plan is given up.
+    GiveUp(String),
+    /// Some of its files are suspects.
+    Judged(Verdict),
+}
+
 /// Ends an attempt that did not commit.
 async fn give_back(context: &Arc<WorkContext>, claim: &ClaimedMerge, error: &RunError) {
     let plan = &claim.plan;
-    let released = match error {
-        RunError::Merge(MergeError::Cancelled) => {
-            tracing::info!(plan = %plan.queue, "merge stopped; its plan is handed back");
-            context.catalog.release_merge(claim, Duration::ZERO).await
+    let ending = ending(context, plan, error);
+    let (queue, attempts) = (&plan.queue, plan.attempts);
+    match &ending {
+        Ending::Release(_) if matches!(error, RunError::Merge(MergeError::Cancelled)) => {
+            tracing::info!(plan = %queue, "merge stopped; its plan is handed back");
         }
-        RunError::LeaseLost | RunError::CommitUnknown(_) => {
+        Ending::Release(Duration::ZERO) => {
             context.totals.add_failure();
-            tracing::warn!(plan = %plan.queue, %error, "merge abandoned");
-            if matches!(error, RunError::LeaseLost) {
-                // Nothing to give back, but the announced output is gone and may be forgotten.
-                let _ = context.catalog.release_merge(claim, Duration::ZERO).await;
-            }
-            Ok(())
+            tracing::warn!(plan = %queue, %error, "merge abandoned");
         }
-        _ if error.is_final()
-            || error.counts() && plan.attempts >= context.config.worker.max_attempts =>
-        {
+        Ending::Release(delay) | Ending::Retry(delay) => {
             context.totals.add_failure();
-            tracing::error!(plan = %plan.queue, id = %plan.id, attempts = plan.attempts, %error,
+            tracing::warn!(plan = %queue, attempts, %error, retry_in = ?delay, "merge failed");
+        }
+        Ending::GiveUp(_) => {
+            context.totals.add_failure();
+            tracing::error!(plan = %queue, id = %plan.id, attempts, %error,
                 "merge given up; its files stay as they are");
-            context.catalog.fail_merge(claim, &error.to_string()).await
         }
-        _ => {
+        Ending::Judged(_) => {
             context.totals.add_failure();
-            let delay = error.retry_delay(plan.attempts);
-            tracing::warn!(plan = %plan.queue, attempts = plan.attempts, %error, retry_in = ?delay, "merge failed");
-            context.catalog.release_merge(claim, delay).await
+            tracing::warn!(plan = %queue, id = %plan.id, attempts, %error, "merge failed");
         }
-    };
-    if let Err(error) = released {
-        tracing::warn!(plan = %plan.queue, %error, "plan could not be handed back; its lease will run out");
+    }
+    if let Err(error) = end_when_answered(context, claim, &ending).await {
+        tracing::warn!(plan = %queue, %error, "plan could not be handed back; its lease will run out");
+    }
+}
+
+fn ending(context: &WorkContext, plan: &MergePlan, error: &RunError) -> Ending {
+    let max_attempts = context.config.worker.max_attempts;
+    let delay = error.retry_delay(plan.attempts);
+    match error {
+        // Whoever goes on learns that this attempt did not die. A commit that is still on its way
+        // is refused afterwards, or has ended the claim.
+        RunError::Merge(MergeError::Cancelled)
+        | RunError::LeaseLost
+        | RunError::CommitUnknown(_) => Ending::Release(Duration::ZERO),
+        _ if error.is_final() => Ending::GiveUp(error.to_string()),
+        _ if error.blames_inputs() => {
+            match suspects::judge_failure(plan, &error.to_string(), max_attempts) {
+                Some(verdict) => Ending::Judged(verdict),
+                None => Ending::Retry(delay),
+            }
+        }
+        RunError::MissingInputs(_) => Ending::Retry(delay),
+        _ => Ending::Release(delay),
+    }
+}
+
+/// An attempt of which the catalog hears nothing would count as one that died: it is told when it
+/// answers again.
+async fn end_when_answered(
+    context: &Arc<WorkContext>,
+    claim: &ClaimedMerge,
+    ending: &Ending,
+) -> Result<(), RunError> {
+    let catalog = &context.catalog;
+    let (started, mut pause) = (Instant::now(), Duration::from_secs(1));
+    loop {
+        let ended = match ending {
+            Ending::Release(delay) => catalog.release_merge(claim, *delay).await,
+            Ending::Retry(delay) => catalog.retry_merge(claim, *delay).await,
+            Ending::GiveUp(reason) => catalog.fail_merge(claim, reason).await,
+            Ending::Judged(verdict) => suspects::execute(context, claim, verdict).await,
+        };
+        match ended {
+            Err(CatalogError::Unavailable { .. }) if started.elapsed() < HAND_BACK_TIME_MAX => {}
+            // Another worker goes on.
+            Err(CatalogError::LeaseLost { .. }) => return Ok(()),
+            ended => return Ok(ended?),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = context.stop.merges.cancelled() => return Ok(ended?),
+        }
+        pause = (pause * 2).min(HAND_BACK_PAUSE_MAX);
     }
 }

@@ -41,6 +41,10 @@ async fn claim_and_run(
             permit = Arc::clone(&context.merge_permits).acquire_owned() => permit,
         };
         let Ok(permit) = permit else { break };
+        let turn = tokio::select! {
+            () = context.stop.claims.cancelled() => break,
+            turn = context.gate.enter() => turn,
+        };
         match context
             .catalog
             .claim_merge(queue, context.config.worker.lease)
@@ -51,7 +55,7 @@ async fn claim_and_run(
                 claimed_count += 1;
                 let worker = Arc::clone(context);
                 running.spawn(context.running.track_future(async move {
-                    merge_run::run(&worker, claim).await;
+                    merge_run::run(&worker, claim, turn).await;
                     drop(permit);
                 }));
             }

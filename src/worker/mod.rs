@@ -6,11 +6,13 @@
 
 mod commit;
 mod drop_task;
+mod gate;
 mod lease_keeper;
 mod merge_run;
 mod merge_task;
 mod promote;
 mod sources;
+mod suspects;
 mod totals;
 
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use drop_task::delete_due;
+pub use gate::Gate;
 pub use merge_task::merge_due;
 pub use totals::Totals;
 
@@ -34,6 +37,8 @@ pub struct WorkContext {
     pub config: Config,
     /// One permit per merge that may run now.
     pub merge_permits: Arc<Semaphore>,
+    /// Lets plans that may end the process run alone; one for the whole process.
+    pub gate: Gate,
     /// Merges that run.
     pub running: TaskTracker,
     /// When to stop.

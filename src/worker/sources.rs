@@ -94,7 +94,7 @@ pub(super) async fn locate(
         Ok(looked)
     })
     .await??;
-    let is_last = attempt.plan.attempts >= attempt.context.config.worker.max_attempts;
+    let is_last = attempt.plan.counted_attempts() >= attempt.context.config.worker.max_attempts;
     let (mut sources, mut files, mut missing, mut set_aside) = (vec![], vec![], vec![], vec![]);
     for (source, file, found) in looked {
         match found {
@@ -108,7 +108,8 @@ pub(super) async fn locate(
                     reason: "the file is not there".to_owned(),
                 });
             }
-            Ok(false) => missing.push(file),
+            Ok(false) if file.parent().is_some_and(Path::exists) => missing.push(file),
+            Ok(false) => return Err(RunError::FolderAway(file)),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => set_aside.push(SetAside {
                 path: source.path,
                 reason: "it is a link, or leads out of its table's folder".to_owned(),

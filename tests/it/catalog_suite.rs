@@ -6,11 +6,11 @@ use futures_util::TryStreamExt;
 use gigamerge::{
     catalog::{
         Catalog, CatalogError, CommitOutcome, EntryFilter, LayerRule, Level, MergeCommit, Policy,
-        QueueDepths,
+        QueueDepths, Retried,
     },
     model::{
-        ClaimedMerge, DataPath, IndexEntry, Iteration, LayerName, MergePlan, SetAside, TableRef,
-        WriterId,
+        ClaimedMerge, DataPath, IndexEntry, Iteration, LayerName, MergePlan, PlanPart,
+        QuarantineKind, Quarantined, SetAside, TableRef, WriterId,
     },
 };
 
@@ -375,6 +375,168 @@ pub mod promises {
         assert_eq!(claim(catalog, LEASE).await.plan.attempts, 3);
     }
 
+    pub async fn how_an_attempt_ended_is_remembered(catalog: &dyn Catalog) {
+        add(catalog, &["a.1", "b.1"]).await;
+        let first = claim(catalog, LEASE).await;
+        assert_eq!((first.plan.deaths(), first.plan.runs_alone()), (0, false));
+        catalog.release_merge(&first, Duration::ZERO).await.unwrap();
+        let second = claim(catalog, LEASE).await;
+        catalog.retry_merge(&second, Duration::ZERO).await.unwrap();
+        let third = claim(catalog, Duration::from_secs(1)).await;
+        let plan = &third.plan;
+        assert_eq!((plan.attempts, plan.forgiven, plan.failed), (3, 1, 1));
+        assert_eq!((plan.counted_attempts(), plan.deaths()), (2, 0));
+        // Nobody says what became of the third.
+        tokio::time::sleep(Duration::from_millis(2200)).await;
+        let fourth = claim(catalog, LEASE).await;
+        assert_eq!((fourth.plan.deaths(), fourth.plan.runs_alone()), (1, true));
+        assert_eq!(fourth.plan.paths, first.plan.paths);
+    }
+
+    pub async fn a_worker_that_lost_its_lease_and_lives_can_say_so(catalog: &dyn Catalog) {
+        add(catalog, &["a.1", "b.1"]).await;
+        let first = claim(catalog, Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_millis(2200)).await;
+        let second = claim(catalog, LEASE).await;
+        assert_eq!(second.plan.deaths(), 1);
+        let late = catalog.release_merge(&first, Duration::ZERO).await;
+        assert!(is_lease_lost(&late));
+        // The holder keeps its claim.
+        let mut second = second;
+        second.lease = catalog.renew_merge(&second, LEASE).await.unwrap();
+        catalog
+            .release_merge(&second, Duration::ZERO)
+            .await
+            .unwrap();
+        let third = claim(catalog, LEASE).await;
+        assert_eq!((third.plan.attempts, third.plan.forgiven), (3, 2));
+        assert_eq!(third.plan.deaths(), 0);
+    }
+
+    pub async fn a_split_plan_becomes_suspects_with_no_attempts(catalog: &dyn Catalog) {
+        add(catalog, &["a.1", "b.1", "c.1"]).await;
+        let claimed = claim(catalog, LEASE).await;
+        let parts: Vec<PlanPart> = [&["a.1", "b.1"][..], &["c.1"]]
+            .into_iter()
+            .map(|names| PlanPart {
+                paths: names.iter().map(|name| path(name)).collect(),
+                size_bytes: 100 * names.len() as u64,
+            })
+            .collect();
+        catalog.split_merge(&claimed, &parts).await.unwrap();
+        let again = catalog.split_merge(&claimed, &parts).await;
+        assert!(is_lease_lost(&again));
+        add(catalog, &["d.1"]).await;
+        let halves = [claim(catalog, LEASE).await, claim(catalog, LEASE).await];
+        for (half, part) in halves.iter().zip(&parts) {
+            assert_eq!(half.plan.paths, part.paths);
+            assert_eq!(half.plan.size_bytes, part.size_bytes);
+            assert!(half.plan.is_suspect && half.plan.runs_alone());
+            assert_eq!((half.plan.attempts, half.plan.deaths()), (1, 0));
+            assert_ne!(half.plan.id, claimed.plan.id);
+        }
+        assert_ne!(halves[0].plan.id, halves[1].plan.id);
+        // A new file joins neither of them.
+        assert_eq!(claim(catalog, LEASE).await.plan.paths, [path("d.1")]);
+        let outcome = catalog
+            .commit_merge(&halves[0], &commit_of(&halves[0], "m.2"))
+            .await
+            .unwrap();
+        assert_eq!(outcome, CommitOutcome::Committed);
+    }
+
+    async fn in_quarantine(catalog: &dyn Catalog) -> Vec<Quarantined> {
+        catalog.quarantine(Some(&table())).await.unwrap()
+    }
+
+    async fn set_aside(catalog: &dyn Catalog, name: &str) {
+        add(catalog, &[name]).await;
+        let claimed = claim(catalog, LEASE).await;
+        let commit = MergeCommit {
+            output: None,
+            sources: Vec::new(),
+            set_aside: vec![SetAside {
+                path: path(name),
+                reason: "the footer says \"no\"".to_owned(),
+            }],
+            grace: Duration::ZERO,
+        };
+        catalog.commit_merge(&claimed, &commit).await.unwrap();
+    }
+
+    pub async fn a_file_set_aside_is_listed_and_can_be_retried(catalog: &dyn Catalog) {
+        set_aside(catalog, "a.1").await;
+        let found = in_quarantine(catalog).await;
+        assert_eq!(found, catalog.quarantine(None).await.unwrap());
+        assert_eq!(found.len(), 1);
+        let bad = &found[0];
+        assert_eq!(bad.kind, QuarantineKind::File);
+        assert_eq!(bad.id, path("a.1").as_str());
+        assert_eq!(bad.paths, [path("a.1")]);
+        assert_eq!(bad.reason, "the footer says \"no\"");
+        assert!(bad.at_s > 1_700_000_000);
+        let other = TableRef::new("metrics", "other").unwrap();
+        assert!(catalog.quarantine(Some(&other)).await.unwrap().is_empty());
+        let retried = catalog.retry_quarantined(bad).await.unwrap();
+        assert_eq!(retried, Retried::Planned);
+        assert!(in_quarantine(catalog).await.is_empty());
+        let again = catalog.retry_quarantined(bad).await.unwrap();
+        assert_eq!(again, Retried::Absent);
+        let claimed = claim(catalog, LEASE).await;
+        assert_eq!(claimed.plan.paths, [path("a.1")]);
+        assert!(claimed.plan.runs_alone());
+        assert!(due(catalog, 1).await.is_empty());
+    }
+
+    pub async fn a_file_in_quarantine_can_be_dropped_after_its_grace(catalog: &dyn Catalog) {
+        set_aside(catalog, "a.1").await;
+        add(catalog, &["b.1"]).await;
+        let bad = in_quarantine(catalog).await.remove(0);
+        let grace = Duration::from_secs(2);
+        let dropped = catalog.drop_quarantined(&bad, grace).await.unwrap();
+        assert_eq!(dropped, Some(1));
+        assert_eq!(names(catalog).await, ["b.1.parquet"]);
+        assert!(in_quarantine(catalog).await.is_empty());
+        let folders = catalog.folders(&table()).await.unwrap();
+        assert_eq!(folders[0].files_count, 1);
+        assert!(catalog.claim_drops(10, LEASE).await.unwrap().is_empty());
+        tokio::time::sleep(Duration::from_millis(3200)).await;
+        let drops = catalog.claim_drops(10, LEASE).await.unwrap();
+        assert_eq!(drops.len(), 1);
+        assert_eq!(drops[0].item.path, path("a.1"));
+        let again = catalog.drop_quarantined(&bad, grace).await.unwrap();
+        assert_eq!(again, None);
+    }
+
+    pub async fn a_plan_given_up_is_listed_and_comes_back_whole(catalog: &dyn Catalog) {
+        add(catalog, &["a.1", "b.1"]).await;
+        let first = claim(catalog, Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_millis(2200)).await;
+        let claimed = claim(catalog, LEASE).await;
+        catalog.fail_merge(&claimed, "types differ").await.unwrap();
+        let found = in_quarantine(catalog).await;
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].kind, QuarantineKind::Plan);
+        assert_eq!(found[0].reason, "types differ");
+        assert_eq!(found[0].paths, first.plan.paths);
+        let retried = catalog.retry_quarantined(&found[0]).await.unwrap();
+        assert_eq!(retried, Retried::Planned);
+        assert!(in_quarantine(catalog).await.is_empty());
+        let depths = catalog.queue_depths().await.unwrap();
+        assert_eq!((depths.failed_count, depths.merges_idle_count), (0, 1));
+        let again = claim(catalog, LEASE).await;
+        assert_eq!(again.plan.paths, first.plan.paths);
+        assert_eq!(again.plan.deaths(), 0);
+        assert_eq!(again.plan.counted_attempts(), 1);
+        assert!(!again.plan.runs_alone());
+        catalog.fail_merge(&again, "types differ").await.unwrap();
+        let found = in_quarantine(catalog).await;
+        let dropped = catalog.drop_quarantined(&found[0], Duration::ZERO).await;
+        assert_eq!(dropped.unwrap(), Some(2));
+        assert!(names(catalog).await.is_empty());
+        assert!(in_quarantine(catalog).await.is_empty());
+    }
+
     pub async fn a_plan_given_up_leaves_its_files_readable(catalog: &dyn Catalog) {
         add(catalog, &["a.1"]).await;
         let claimed = claim(catalog, LEASE).await;
@@ -625,6 +787,12 @@ macro_rules! keeps_its_promises {
             a_commit_without_output_ends_the_plan
             a_plan_given_back_is_due_again_and_remembers_its_attempts
             a_plan_given_up_leaves_its_files_readable
+            how_an_attempt_ended_is_remembered
+            a_worker_that_lost_its_lease_and_lives_can_say_so
+            a_split_plan_becomes_suspects_with_no_attempts
+            a_file_set_aside_is_listed_and_can_be_retried
+            a_file_in_quarantine_can_be_dropped_after_its_grace
+            a_plan_given_up_is_listed_and_comes_back_whole
             a_delete_given_back_is_due_again
             entries_are_found_by_time_folder_and_iteration
             final_files_are_not_planned

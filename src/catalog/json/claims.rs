@@ -1,5 +1,6 @@
 //! Who works on which files, and when those that failed may be tried again. In memory only:
-//! claims do not outlive the process, because the layer's lock keeps others away.
+//! claims do not outlive the process, because the layer's lock keeps others away. (Attempts do:
+//! they stand in `metadata.json`.)
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,18 +15,12 @@ struct Claim {
     expires_at: Instant,
 }
 
-/// What is remembered of a file between attempts.
-#[derive(Debug, Clone, Copy)]
-struct Retry {
-    attempts: u32,
-    not_before: Instant,
-}
-
 /// Claims by token. A token is never given twice, and a renewed one is void.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     live: HashMap<String, Claim>,
-    retries: HashMap<DataPath, Retry>,
+    /// Files that wait, and how long.
+    waiting: HashMap<DataPath, Instant>,
 }
 
 impl Claims {
@@ -38,32 +33,24 @@ impl Claims {
             .filter(|claim| claim.expires_at > now)
             .flat_map(|claim| &claim.paths);
         let waiting = self
-            .retries
+            .waiting
             .iter()
-            .filter(|(_, retry)| retry.not_before > now);
+            .filter(|(_, not_before)| **not_before > now);
         claimed.chain(waiting.map(|(path, _)| path)).collect()
     }
 
-    /// Claims files; returns the token and how often they were claimed, this time included.
-    pub(super) fn take(&mut self, paths: &[DataPath], lease: Duration) -> (String, u32) {
+    /// Claims files; returns the token.
+    pub(super) fn take(&mut self, paths: &[DataPath], lease: Duration) -> String {
         let now = Instant::now();
         self.live.retain(|_, claim| claim.expires_at > now);
-        let earlier = paths.iter().filter_map(|path| self.retries.get(path));
-        let attempts = 1 + earlier.map(|retry| retry.attempts).max().unwrap_or(0);
-        for path in paths {
-            let retry = Retry {
-                attempts,
-                not_before: now,
-            };
-            self.retries.insert(path.clone(), retry);
-        }
+        self.waiting.retain(|_, not_before| *not_before > now);
         let token = PlanId::random().to_string();
         let claim = Claim {
             paths: paths.to_vec(),
             expires_at: now + lease,
         };
         self.live.insert(token.clone(), claim);
-        (token, attempts)
+        token
     }
 
     fn held(&self, token: &str) -> Option<&Claim> {
@@ -87,19 +74,16 @@ impl Claims {
         Some(renewed)
     }
 
-    /// Ends a claim: its files wait for `retry_after`, or their past is forgotten. False when it was lost.
+    /// Ends a claim: its files wait for `retry_after`, if it is given. False when it was lost.
     pub(super) fn end(&mut self, token: &str, retry_after: Option<Duration>) -> bool {
         let is_held = self.held(token).is_some();
         let Some(claim) = self.live.remove(token).filter(|_| is_held) else {
             return false;
         };
-        for path in claim.paths {
-            match (retry_after, self.retries.get_mut(&path)) {
-                (Some(delay), Some(retry)) => retry.not_before = Instant::now() + delay,
-                _ => {
-                    self.retries.remove(&path);
-                }
-            }
+        if let Some(delay) = retry_after {
+            let not_before = Instant::now() + delay;
+            let waiting = claim.paths.into_iter().map(|path| (path, not_before));
+            self.waiting.extend(waiting);
         }
         true
     }

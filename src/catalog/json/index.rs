@@ -12,12 +12,12 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Probe, partition::Partition, refresh};
+use super::{Probe, partition::Partition, refresh, work::GivenBack};
 use crate::{
     catalog::{CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths},
     model::{
         ClaimedDrop, ClaimedMerge, DataPath, Folder, IndexEntry, Iteration, LayerName, Lease,
-        MergePlan, MergeQueue, PartitionDir, PlanId, TableRef,
+        MergePlan, MergeQueue, PartitionDir, PlanId, PlanPart, TableRef,
     },
 };
 
@@ -31,8 +31,8 @@ pub(super) struct Inner {
     pub(super) probe: Probe,
     pub(super) policy: RwLock<Arc<Policy>>,
     pub(super) partitions: Mutex<BTreeMap<PartitionKey, Partition>>,
-    /// Outputs announced by claims of this process.
-    pub(super) announced: Mutex<HashMap<PlanId, Vec<DataPath>>>,
+    /// Outputs announced by claims of this process, by plan and attempt.
+    pub(super) announced: Mutex<HashMap<(PlanId, u32), Vec<DataPath>>>,
     pub(super) scan: Mutex<refresh::ScanMemory>,
     pub(super) locks: Mutex<Vec<File>>,
     pub(super) is_read_only: bool,
@@ -52,7 +52,7 @@ pub(super) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Inner {
-    fn policy(&self) -> Arc<Policy> {
+    pub(super) fn policy(&self) -> Arc<Policy> {
         Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -147,8 +147,9 @@ impl Inner {
         Ok(())
     }
 
-    fn take_announced(&self, id: &PlanId) -> Vec<DataPath> {
-        guard(&self.announced).remove(id).unwrap_or_default()
+    fn take_announced(&self, claim: &ClaimedMerge) -> Vec<DataPath> {
+        let key = announced_key(claim);
+        guard(&self.announced).remove(&key).unwrap_or_default()
     }
 
     fn on_queue<T>(
@@ -253,7 +254,7 @@ impl Inner {
     ) -> Result<Option<ClaimedMerge>, CatalogError> {
         let policy = self.policy();
         let plan = self.on_queue(queue, |partition| {
-            Ok(partition.claim(queue, &policy, now_s(), lease))
+            partition.claim(queue, &policy, now_s(), lease)
         })?;
         Ok(plan.map(|(plan, token)| ClaimedMerge {
             lease: lease_for(&token, lease),
@@ -278,7 +279,7 @@ impl Inner {
         output: &DataPath,
     ) -> Result<(), CatalogError> {
         guard(&self.announced)
-            .entry(claim.plan.id.clone())
+            .entry(announced_key(claim))
             .or_default()
             .push(output.clone());
         self.on_queue(&claim.plan.queue, |partition| {
@@ -292,22 +293,34 @@ impl Inner {
         commit: &MergeCommit,
     ) -> Result<CommitOutcome, CatalogError> {
         let outcome = self.on_queue(&claim.plan.queue, |partition| {
-            partition.commit(&claim.lease.token, commit, now_s())
+            partition.commit(&claim.lease.token, &claim.plan.id, commit, now_s())
         })?;
         if outcome == CommitOutcome::Committed {
-            self.take_announced(&claim.plan.id);
+            self.take_announced(claim);
         }
         Ok(outcome)
     }
 
-    pub(super) fn release_merge(
+    pub(super) fn give_merge_back(
         &self,
         claim: &ClaimedMerge,
         delay: Duration,
+        as_what: GivenBack,
     ) -> Result<(), CatalogError> {
-        let announced = self.take_announced(&claim.plan.id);
+        let announced = self.take_announced(claim);
         self.on_queue(&claim.plan.queue, |partition| {
-            partition.release(&claim.lease.token, &announced, delay)
+            partition.give_back(claim, &announced, delay, as_what)
+        })
+    }
+
+    pub(super) fn split_merge(
+        &self,
+        claim: &ClaimedMerge,
+        parts: &[PlanPart],
+    ) -> Result<(), CatalogError> {
+        let announced = self.take_announced(claim);
+        self.on_queue(&claim.plan.queue, |partition| {
+            partition.split(claim, &announced, parts, now_s())
         })
     }
 
@@ -316,9 +329,9 @@ impl Inner {
         claim: &ClaimedMerge,
         reason: &str,
     ) -> Result<(), CatalogError> {
-        let announced = self.take_announced(&claim.plan.id);
+        let announced = self.take_announced(claim);
         self.on_queue(&claim.plan.queue, |partition| {
-            partition.fail(&claim.lease.token, &announced, reason)
+            partition.fail(&claim.lease.token, &claim.plan.id, &announced, reason)
         })
     }
 
@@ -394,6 +407,11 @@ impl Inner {
         }
         depths
     }
+}
+
+/// A worker that lost its lease must not take away what the next one announced.
+fn announced_key(claim: &ClaimedMerge) -> (PlanId, u32) {
+    (claim.plan.id.clone(), claim.plan.attempts)
 }
 
 fn lease_for(token: &str, lease: Duration) -> Lease {

@@ -2,7 +2,8 @@
 //!
 //! Other programs read these files and older ones wrote them, so fields that this
 //! version does not know are kept. Ours beside the contract's, which readers ignore:
-//! `pending` (outputs announced, not committed) and, per file, `added_at_s` and `set_aside`.
+//! `pending` (outputs announced, not committed), `merge_plans` (plans that were claimed, with
+//! their attempts) and, per file, `added_at_s` and what it was `set_aside` for.
 
 use std::{
     collections::HashMap,
@@ -16,7 +17,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     catalog::CatalogError,
-    model::{DataPath, DropItem, IndexEntry, LayerName, PartitionDir, PlanId, TableRef, WriterId},
+    model::{
+        DataPath, DropItem, IndexEntry, Iteration, LayerName, PartitionDir, PlanId, TableRef,
+        WriterId,
+    },
 };
 
 use super::index::now_s;
@@ -34,9 +38,34 @@ pub(super) struct FileRecord {
     /// When it was registered; a plan's timeout counts from here. Unix seconds.
     pub(super) added_at_s: i64,
     /// Why it is not merged any more.
-    pub(super) set_aside: Option<String>,
+    pub(super) set_aside: Option<Aside>,
     /// Its bytes on disk, where we found it ourselves.
     pub(super) found_size_bytes: Option<u64>,
+}
+
+/// Why a file is not merged any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Aside {
+    pub(super) reason: String,
+    /// Unix seconds; 0 when it is not known.
+    pub(super) at_s: i64,
+    /// The plan that was given up, when it was not this file alone.
+    pub(super) plan: Option<PlanId>,
+}
+
+/// A plan that was claimed: it keeps its files, and how its attempts ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TriedPlan {
+    pub(super) id: PlanId,
+    pub(super) iteration: Iteration,
+    pub(super) writer: WriterId,
+    pub(super) paths: Vec<DataPath>,
+    /// Unix seconds.
+    pub(super) due_s: i64,
+    pub(super) attempts: u32,
+    pub(super) forgiven: u32,
+    pub(super) failed: u32,
+    pub(super) is_suspect: bool,
 }
 
 /// What `metadata.json` says.
@@ -48,6 +77,8 @@ pub(super) struct Metadata {
     pub(super) found_drop_sizes: HashMap<DataPath, u64>,
     /// Outputs whose bytes may be there though no entry names them.
     pub(super) pending: Vec<DataPath>,
+    /// Plans that were claimed and did not end yet.
+    pub(super) plans: Vec<TriedPlan>,
     /// Top-level fields that we do not know.
     pub(super) extra: Map<String, Value>,
     /// Entries that could not be understood; written back as they were.
@@ -138,6 +169,9 @@ pub(super) fn read(
             .pending
             .extend(item.as_str().and_then(|path| DataPath::parse(path).ok()));
     }
+    for item in take_array(&mut top, PLANS).map_err(&malformed)? {
+        metadata.plans.extend(tried_plan(&item));
+    }
     for computed in [
         "type",
         "parquet_size_bytes",
@@ -224,7 +258,48 @@ fn to_text(table: &TableRef, metadata: &Metadata) -> Result<Vec<u8>, serde_json:
         let pending: Vec<&str> = metadata.pending.iter().map(DataPath::as_str).collect();
         top.insert("pending".to_owned(), json!(pending));
     }
+    if !metadata.plans.is_empty() {
+        let plans = metadata.plans.iter().map(tried_plan_value).collect();
+        top.insert(PLANS.to_owned(), Value::Array(plans));
+    }
     serde_json::to_vec(&Value::Object(top))
+}
+
+const PLANS: &str = "merge_plans";
+
+/// One that cannot be understood is forgotten: its files are planned anew.
+fn tried_plan(item: &Value) -> Option<TriedPlan> {
+    let number = |key: &str| item.get(key).and_then(Value::as_i64).unwrap_or(0);
+    let count = |key: &str| u32::try_from(number(key).max(0)).unwrap_or(u32::MAX);
+    let text = |key: &str| item.get(key).and_then(Value::as_str).unwrap_or_default();
+    let paths = item.get("paths")?.as_array()?.iter();
+    Some(TriedPlan {
+        id: PlanId::new(text("id")),
+        iteration: Iteration(count("iteration")),
+        writer: WriterId::parse(text("writer_id")).ok()?,
+        paths: paths
+            .map(|path| DataPath::parse(path.as_str()?).ok())
+            .collect::<Option<_>>()?,
+        due_s: number("time_s"),
+        attempts: count("attempts"),
+        forgiven: count("forgiven"),
+        failed: count("failed"),
+        is_suspect: item.get("suspect").and_then(Value::as_bool) == Some(true),
+    })
+}
+
+fn tried_plan_value(plan: &TriedPlan) -> Value {
+    json!({
+        "id": plan.id.as_str(),
+        "iteration": plan.iteration.0,
+        "writer_id": plan.writer.as_str(),
+        "paths": plan.paths.iter().map(DataPath::as_str).collect::<Vec<_>>(),
+        "time_s": plan.due_s,
+        "attempts": plan.attempts,
+        "forgiven": plan.forgiven,
+        "failed": plan.failed,
+        "suspect": plan.is_suspect,
+    })
 }
 
 fn take_array(top: &mut Map<String, Value>, key: &str) -> Result<Vec<Value>, String> {
@@ -235,7 +310,7 @@ fn take_array(top: &mut Map<String, Value>, key: &str) -> Result<Vec<Value>, Str
     }
 }
 
-const ENTRY_FIELDS: [&str; 17] = [
+const ENTRY_FIELDS: [&str; 19] = [
     "id",
     "layer",
     "database",
@@ -251,6 +326,8 @@ const ENTRY_FIELDS: [&str; 17] = [
     "writer_id",
     "added_at_s",
     "set_aside",
+    "set_aside_at_s",
+    "set_aside_plan",
     "found_size_bytes",
     "cmd",
 ];
@@ -298,7 +375,11 @@ fn file_record(item: &Value, layer: &LayerName, table: &TableRef) -> Option<File
         added_at_s: number("added_at_s")
             .unwrap_or(chunk_time_ns / 1_000_000_000)
             .min(now_s()),
-        set_aside: text("set_aside").map(str::to_owned),
+        set_aside: text("set_aside").map(|reason| Aside {
+            reason: reason.to_owned(),
+            at_s: number("set_aside_at_s").unwrap_or(0),
+            plan: text("set_aside_plan").map(PlanId::new),
+        }),
         found_size_bytes: unsigned("found_size_bytes"),
     })
 }
@@ -329,8 +410,12 @@ fn file_value(record: &FileRecord) -> Value {
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value)),
     );
-    if let Some(reason) = &record.set_aside {
-        fields.insert("set_aside".to_owned(), json!(reason));
+    if let Some(aside) = &record.set_aside {
+        fields.insert("set_aside".to_owned(), json!(aside.reason));
+        fields.insert("set_aside_at_s".to_owned(), json!(aside.at_s));
+        if let Some(plan) = &aside.plan {
+            fields.insert("set_aside_plan".to_owned(), json!(plan.as_str()));
+        }
     }
     if let Some(bytes) = record.found_size_bytes {
         fields.insert("found_size_bytes".to_owned(), json!(bytes));

@@ -11,6 +11,7 @@ mod index;
 mod metadata_file;
 mod partition;
 mod planner;
+mod quarantine;
 mod refresh;
 mod work;
 
@@ -29,14 +30,17 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde_json::{Map, Value};
 
-use self::index::{Inner, guard};
+use self::{
+    index::{Inner, guard},
+    work::GivenBack,
+};
 use super::{
     Catalog, CatalogError, CommitOutcome, EntryFilter, EntryStream, MergeCommit, Policy,
-    QueueDepths, Refreshed,
+    QueueDepths, Refreshed, Retried,
 };
 use crate::model::{
     ClaimedDrop, ClaimedMerge, ClaimedMove, DataPath, Folder, IndexEntry, Iteration, LayerName,
-    Lease, MergePlan, MergeQueue, TableRef,
+    Lease, MergePlan, MergeQueue, PlanPart, Quarantined, TableRef,
 };
 
 const LOCK_NAME: &str = ".gigamerge.lock";
@@ -310,13 +314,51 @@ impl Catalog for JsonCatalog {
         delay: Duration,
     ) -> Result<(), CatalogError> {
         let claim = claim.clone();
-        self.blocking(move |inner| inner.release_merge(&claim, delay))
+        self.blocking(move |inner| inner.give_merge_back(&claim, delay, GivenBack::Forgiven))
+            .await
+    }
+
+    async fn retry_merge(&self, claim: &ClaimedMerge, delay: Duration) -> Result<(), CatalogError> {
+        let claim = claim.clone();
+        self.blocking(move |inner| inner.give_merge_back(&claim, delay, GivenBack::Failed))
+            .await
+    }
+
+    async fn split_merge(
+        &self,
+        claim: &ClaimedMerge,
+        parts: &[PlanPart],
+    ) -> Result<(), CatalogError> {
+        let (claim, parts) = (claim.clone(), parts.to_vec());
+        self.blocking(move |inner| inner.split_merge(&claim, &parts))
             .await
     }
 
     async fn fail_merge(&self, claim: &ClaimedMerge, reason: &str) -> Result<(), CatalogError> {
         let (claim, reason) = (claim.clone(), reason.to_owned());
         self.blocking(move |inner| inner.fail_merge(&claim, &reason))
+            .await
+    }
+
+    async fn quarantine(&self, table: Option<&TableRef>) -> Result<Vec<Quarantined>, CatalogError> {
+        let table = table.cloned();
+        self.blocking(move |inner| Ok(inner.quarantine(table.as_ref())))
+            .await
+    }
+
+    async fn retry_quarantined(&self, what: &Quarantined) -> Result<Retried, CatalogError> {
+        let what = what.clone();
+        self.blocking(move |inner| inner.retry_quarantined(&what))
+            .await
+    }
+
+    async fn drop_quarantined(
+        &self,
+        what: &Quarantined,
+        grace: Duration,
+    ) -> Result<Option<u64>, CatalogError> {
+        let what = what.clone();
+        self.blocking(move |inner| inner.drop_quarantined(&what, grace))
             .await
     }
 

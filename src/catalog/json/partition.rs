@@ -17,7 +17,8 @@ use crate::{
 
 use super::{
     claims::Claims,
-    metadata_file::{self, FileRecord, Metadata, Stamp},
+    index::now_s,
+    metadata_file::{self, Aside, FileRecord, Metadata, Stamp},
 };
 
 #[derive(Debug)]
@@ -101,6 +102,7 @@ impl Partition {
             .retain(|drop| !finished.contains(&drop.path));
         next.found_drop_sizes
             .retain(|path, _| !finished.contains(path));
+        forget_plans_without_files(&mut next);
         if next == self.metadata {
             return Ok(());
         }
@@ -146,8 +148,12 @@ impl Partition {
             .count()
     }
 
+    pub(super) fn record(&self, path: &DataPath) -> Option<&FileRecord> {
+        self.metadata.files.get(*self.places.get(path)?)
+    }
+
     pub(super) fn entry(&self, path: &DataPath) -> Option<&IndexEntry> {
-        Some(&self.metadata.files.get(*self.places.get(path)?)?.entry)
+        self.record(path).map(|record| &record.entry)
     }
 
     /// Files that are there without an entry, and rightly so: replaced ones in their grace, and
@@ -277,12 +283,32 @@ pub(super) fn remove_files(metadata: &mut Metadata, paths: &[DataPath], due_s: i
     });
 }
 
-pub(super) fn set_aside(metadata: &mut Metadata, path: &DataPath, reason: &str) {
-    if let Some(record) = metadata
-        .files
-        .iter_mut()
-        .find(|record| record.entry.path == *path)
-    {
-        record.set_aside = Some(reason.to_owned());
+pub(super) fn set_aside(
+    metadata: &mut Metadata,
+    paths: &[&DataPath],
+    reason: &str,
+    plan: Option<&PlanId>,
+) {
+    let paths: HashSet<&DataPath> = paths.iter().copied().collect();
+    for record in &mut metadata.files {
+        if paths.contains(&record.entry.path) {
+            record.set_aside = Some(Aside {
+                reason: reason.to_owned(),
+                at_s: now_s(),
+                plan: plan.cloned(),
+            });
+        }
     }
+}
+
+/// A plan whose files were all removed by somebody else.
+fn forget_plans_without_files(metadata: &mut Metadata) {
+    if metadata.plans.is_empty() {
+        return;
+    }
+    let files = metadata.files.iter().map(|record| &record.entry.path);
+    let files: HashSet<&DataPath> = files.collect();
+    metadata
+        .plans
+        .retain(|plan| plan.paths.iter().any(|path| files.contains(path)));
 }

@@ -76,7 +76,7 @@ pub(super) fn plan(
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use super::{super::metadata_file::Aside, *};
     use crate::{
         catalog::Level,
         model::{IndexEntry, LayerName, TableRef},
@@ -144,7 +144,11 @@ mod tests {
             file("c.1", 10, 7),
             file("d.1", 10, 7),
         ];
-        files[3].set_aside = Some("truncated".to_owned());
+        files[3].set_aside = Some(Aside {
+            reason: "truncated".to_owned(),
+            at_s: 0,
+            plan: None,
+        });
         let plans = plan(&files, &policy(), None, |path| {
             path.as_str() == "h/b.1.parquet"
         });

@@ -52,7 +52,11 @@ impl RedisCatalog {
     }
 
     /// Every field of a hash; one may come twice.
-    async fn fields(&self, context: &str, key: &str) -> Result<Vec<Field>, CatalogError> {
+    pub(super) async fn fields(
+        &self,
+        context: &str,
+        key: &str,
+    ) -> Result<Vec<Field>, CatalogError> {
         let mut found = Vec::new();
         let mut cursor = 0_u64;
         for _ in 0..HSCAN_ROUNDS_MAX {

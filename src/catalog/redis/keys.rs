@@ -95,6 +95,27 @@ pub(super) const FOLDERS_PATTERN: &str = "folders:*";
 /// Finds every list of merges.
 pub(super) const MERGE_PATTERN: &str = "merge:*";
 
+/// Finds what was set aside.
+pub(super) const QUARANTINE_PATTERN: &str = "quarantine:*";
+/// Find what was given up.
+pub(super) const FAILED_PATTERNS: [&str; 3] = ["merge:*:failed", "drop:*:failed", "move:*:failed"];
+
+/// The table of `quarantine:{db}:{table}`.
+pub(super) fn parse_quarantine(key: &str) -> Option<TableRef> {
+    let (database, table) = key.strip_prefix("quarantine:")?.split_once(':')?;
+    TableRef::new(database, table).ok()
+}
+
+/// The table of a `:failed` list, and its queue for the scripts.
+pub(super) fn parse_failed(key: &str) -> Option<(TableRef, ScriptKeys)> {
+    let (table, state, keys) = match (parse_merge_list(key), parse_file_list(key)) {
+        (Some((queue, state)), _) => (queue.table.clone(), state, merge_keys(&queue)),
+        (_, Some((queue, state))) => (queue.table.clone(), state, file_keys(&queue)),
+        _ => return None,
+    };
+    (state == ListState::Failed).then_some((table, keys))
+}
+
 /// `folders:{db}:{table}`.
 pub(super) fn folders(table: &TableRef) -> String {
     format!("folders:{}:{}", table.database(), table.table())

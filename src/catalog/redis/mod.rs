@@ -9,6 +9,7 @@ mod endpoint;
 mod finder;
 mod index;
 mod keys;
+mod quarantine;
 mod query;
 mod queues;
 mod report;
@@ -25,18 +26,18 @@ use async_trait::async_trait;
 use self::{
     connection::Connection,
     report::Reports,
-    scripts::{CommitCall, ListEnd, PlanningRules},
+    scripts::{CommitCall, CountAs, ListEnd, PlanningRules},
     wire::EntryCommand,
 };
 use super::{
     Catalog, CatalogError, CommitOutcome, EntryFilter, EntryStream, MergeCommit, Policy,
-    QueueDepths, Refreshed,
+    QueueDepths, Refreshed, Retried,
 };
 use crate::{
     config::RedisConfig,
     model::{
         ClaimedDrop, ClaimedMerge, ClaimedMove, DataPath, Folder, IndexEntry, Iteration, LayerName,
-        Lease, MergePlan, MergeQueue, TableRef,
+        Lease, MergePlan, MergeQueue, PlanPart, Quarantined, TableRef,
     },
 };
 
@@ -96,6 +97,22 @@ impl RedisCatalog {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    async fn give_back(
+        &self,
+        claim: &ClaimedMerge,
+        delay: Duration,
+        count_as: CountAs,
+    ) -> Result<(), CatalogError> {
+        let queue = &claim.plan.queue;
+        let keys = keys::merge_keys(queue);
+        let (token, end) = (&claim.lease.token, ListEnd::Head);
+        if scripts::release_plan(&self.connection, &keys, token, delay, end, count_as).await? {
+            Ok(())
+        } else {
+            Err(lease_lost(queue))
+        }
     }
 
     /// Every key that matches, each once, sorted. Keys that are not text are none of ours.
@@ -320,10 +337,25 @@ impl Catalog for RedisCatalog {
         claim: &ClaimedMerge,
         delay: Duration,
     ) -> Result<(), CatalogError> {
+        self.give_back(claim, delay, CountAs::Forgiven).await
+    }
+
+    async fn retry_merge(&self, claim: &ClaimedMerge, delay: Duration) -> Result<(), CatalogError> {
+        self.give_back(claim, delay, CountAs::Failed).await
+    }
+
+    async fn split_merge(
+        &self,
+        claim: &ClaimedMerge,
+        parts: &[PlanPart],
+    ) -> Result<(), CatalogError> {
         let queue = &claim.plan.queue;
         let keys = keys::merge_keys(queue);
-        let token = &claim.lease.token;
-        if scripts::release_plan(&self.connection, &keys, token, delay, ListEnd::Head).await? {
+        let parts: Vec<String> = parts
+            .iter()
+            .map(|part| wire::part_to_json(part, true))
+            .collect();
+        if scripts::split_plan(&self.connection, &keys, &claim.lease.token, &parts).await? {
             Ok(())
         } else {
             Err(lease_lost(queue))
@@ -338,6 +370,22 @@ impl Catalog for RedisCatalog {
         } else {
             Err(lease_lost(queue))
         }
+    }
+
+    async fn quarantine(&self, table: Option<&TableRef>) -> Result<Vec<Quarantined>, CatalogError> {
+        self.list_quarantine(table).await
+    }
+
+    async fn retry_quarantined(&self, what: &Quarantined) -> Result<Retried, CatalogError> {
+        self.retry(what).await
+    }
+
+    async fn drop_quarantined(
+        &self,
+        what: &Quarantined,
+        grace: Duration,
+    ) -> Result<Option<u64>, CatalogError> {
+        self.drop_aside(what, grace).await
     }
 
     async fn claim_drops(

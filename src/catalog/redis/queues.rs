@@ -6,12 +6,14 @@ use super::{
     RedisCatalog,
     keys::{self, FileQueue, FileWork, ListState},
     lease_lost, lease_of,
-    scripts::{self, ListEnd},
-    wire,
+    scripts::{self, CountAs, ListEnd},
+    wire::{self, PLAN_PATHS_MAX},
 };
 use crate::{
     catalog::{CatalogError, QueueDepths},
-    model::{ClaimedDrop, ClaimedMerge, ClaimedMove, Iteration, Lease, MergePlan, MergeQueue},
+    model::{
+        ClaimedDrop, ClaimedMerge, ClaimedMove, Iteration, Lease, MergePlan, MergeQueue, PlanPart,
+    },
 };
 
 /// Due plans taken from one list in one look.
@@ -64,6 +66,15 @@ impl RedisCatalog {
                 return Ok(None);
             };
             match wire::plan_from_json(&token, queue) {
+                Ok(plan) if plan.paths.len() > PLAN_PATHS_MAX => {
+                    let parts = equal_parts(&plan, plan.paths.len().div_ceil(PLAN_PATHS_MAX));
+                    tracing::warn!(plan = %queue, files = plan.paths.len(), plans = parts.len(), "a plan has too many files and is split");
+                    let parts: Vec<String> = parts
+                        .iter()
+                        .map(|part| wire::part_to_json(part, plan.is_suspect))
+                        .collect();
+                    scripts::split_plan(&self.connection, &keys, &token, &parts).await?;
+                }
                 Ok(plan) => {
                     let lease = lease_of(token, &queue.to_string())?;
                     return Ok(Some(ClaimedMerge { plan, lease }));
@@ -197,7 +208,8 @@ impl RedisCatalog {
     ) -> Result<(), CatalogError> {
         let keys = keys::file_keys(queue);
         // At the tail: a file that cannot be worked on must not stand before the others.
-        if scripts::release_plan(&self.connection, &keys, token, delay, ListEnd::Tail).await? {
+        let (end, count_as) = (ListEnd::Tail, CountAs::Nothing);
+        if scripts::release_plan(&self.connection, &keys, token, delay, end, count_as).await? {
             Ok(())
         } else {
             Err(lease_lost(what))
@@ -309,6 +321,17 @@ fn lease_from(token: &str) -> Result<Lease, String> {
     })
 }
 
+/// Splits the files of a plan; each part is said to have its share of the size, which is not known by file.
+fn equal_parts(plan: &MergePlan, count: usize) -> Vec<PlanPart> {
+    plan.paths
+        .chunks(plan.paths.len().div_ceil(count.max(1)).max(1))
+        .map(|paths| PlanPart {
+            paths: paths.to_vec(),
+            size_bytes: plan.size_bytes / count.max(1) as u64,
+        })
+        .collect()
+}
+
 fn unusable_plan(queue: MergeQueue) -> MergePlan {
     MergePlan {
         id: crate::model::PlanId::new(""),
@@ -318,5 +341,8 @@ fn unusable_plan(queue: MergeQueue) -> MergePlan {
         size_bytes: 0,
         due_s: 0,
         attempts: 0,
+        forgiven: 0,
+        failed: 0,
+        is_suspect: false,
     }
 }

@@ -6,7 +6,10 @@ use std::{sync::LazyLock, time::Duration};
 use redis::{ErrorKind, FromRedisValue, ServerErrorKind};
 
 use super::{connection::Connection, keys::ScriptKeys};
-use crate::catalog::{CatalogError, CommitOutcome};
+use crate::{
+    catalog::{CatalogError, CommitOutcome},
+    model::TableRef,
+};
 
 /// Longer leases, delays and graces make no sense, and must not overflow a time.
 const DURATION_MAX_S: u64 = 100 * 365 * 86_400;
@@ -74,12 +77,16 @@ static END_MERGE: LazyLock<Script> = script!("end_merge", "queue", "entry", "ind
 static CLAIM_DROPS: LazyLock<Script> = script!("claim_drops", "queue");
 static RENEW_LEASE: LazyLock<Script> = script!("renew_lease", "queue");
 static RELEASE_PLAN: LazyLock<Script> = script!("release_plan", "queue");
+static SPLIT_PLAN: LazyLock<Script> = script!("split_plan", "queue");
 static FAIL_PLAN: LazyLock<Script> = script!("fail_plan", "queue");
 static ANNOUNCE_OUTPUT: LazyLock<Script> = script!("announce_output", "queue");
+static RETRY_QUARANTINED: LazyLock<Script> = script!("retry_quarantined", "entry", "index");
+static RETRY_FAILED: LazyLock<Script> = script!("retry_failed", "queue");
+static DROP_QUARANTINED: LazyLock<Script> = script!("drop_quarantined", "queue", "entry", "index");
 static PEEK_PLANS: LazyLock<Script> = script!("peek_plans");
 
 /// Every script, those of the contract first.
-pub fn all() -> [&'static Script; 9] {
+pub fn all() -> [&'static Script; 13] {
     [
         &PATCH_INDEX,
         &GET_MERGE_PLAN,
@@ -87,9 +94,13 @@ pub fn all() -> [&'static Script; 9] {
         &CLAIM_DROPS,
         &RENEW_LEASE,
         &RELEASE_PLAN,
+        &SPLIT_PLAN,
         &FAIL_PLAN,
         &ANNOUNCE_OUTPUT,
         &PEEK_PLANS,
+        &RETRY_QUARANTINED,
+        &RETRY_FAILED,
+        &DROP_QUARANTINED,
     ]
 }
 
@@ -200,6 +211,17 @@ pub(super) async fn renew_lease(
     Ok((!text.is_empty()).then_some(text))
 }
 
+/// What an attempt that was given back counts as.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum CountAs {
+    /// Its files are not to blame.
+    Forgiven,
+    /// They may be.
+    Failed,
+    /// Nothing is counted.
+    Nothing,
+}
+
 /// Whether the claim was still ours.
 pub(super) async fn release_plan(
     connection: &Connection,
@@ -207,18 +229,36 @@ pub(super) async fn release_plan(
     token: &str,
     delay: Duration,
     end: ListEnd,
+    count_as: CountAs,
 ) -> Result<bool, CatalogError> {
     let end = match end {
         ListEnd::Head => "head",
         ListEnd::Tail => "tail",
     };
+    let delay = seconds(delay);
+    let mut arguments = vec![token, &delay, end];
+    arguments.extend(match count_as {
+        CountAs::Forgiven => Some("forgiven"),
+        CountAs::Failed => Some("failed"),
+        CountAs::Nothing => None,
+    });
     RELEASE_PLAN
-        .call(
-            connection,
-            "giving a claim back",
-            queue,
-            &[token, &seconds(delay), end],
-        )
+        .call(connection, "giving a claim back", queue, &arguments)
+        .await
+}
+
+/// Whether the claim was still ours. `parts` are plans as [`wire::part_to_json`](super::wire::part_to_json) makes them.
+pub(super) async fn split_plan(
+    connection: &Connection,
+    queue: &ScriptKeys,
+    token: &str,
+    parts: &[String],
+) -> Result<bool, CatalogError> {
+    let nonce = nonce();
+    let mut arguments = vec![token, &nonce];
+    arguments.extend(parts.iter().map(String::as_str));
+    SPLIT_PLAN
+        .call(connection, "splitting a plan", queue, &arguments)
         .await
 }
 
@@ -322,6 +362,48 @@ pub(super) async fn peek_plans(
     Ok((due, quiet))
 }
 
+/// Brings a file back that was set aside; see the script for what it says.
+pub(super) async fn retry_quarantined(
+    connection: &Connection,
+    table: &TableRef,
+    rules: &PlanningRules,
+    path: &str,
+) -> Result<String, CatalogError> {
+    let keys = [table.database().to_owned(), table.table().to_owned()];
+    let arguments = [path, &rules.levels_json, &nonce()];
+    RETRY_QUARANTINED
+        .call(connection, "retrying a file", &keys, &arguments)
+        .await
+}
+
+/// Whether `failed`, the text of an item that was given up, was still there.
+pub(super) async fn retry_failed(
+    connection: &Connection,
+    queue: &ScriptKeys,
+    failed: &str,
+) -> Result<bool, CatalogError> {
+    RETRY_FAILED
+        .call(connection, "retrying what was given up", queue, &[failed])
+        .await
+}
+
+/// The number of files that left the index; `None` when something is not there any more and nothing changed.
+pub(super) async fn drop_quarantined(
+    connection: &Connection,
+    queue: &ScriptKeys,
+    grace: Duration,
+    failed: &str,
+    paths: &[&str],
+) -> Result<Option<u64>, CatalogError> {
+    let (grace, nonce) = (seconds(grace), nonce());
+    let mut arguments: Vec<&str> = vec![&grace, &nonce, failed];
+    arguments.extend(paths);
+    let removed: i64 = DROP_QUARANTINED
+        .call(connection, "dropping files", queue, &arguments)
+        .await?;
+    Ok(u64::try_from(removed).ok())
+}
+
 fn nonce() -> String {
     uuid::Uuid::new_v4().to_string()
 }
@@ -337,7 +419,7 @@ mod tests {
 
     use super::*;
 
-    const SOURCES: [(&str, &str); 9] = [
+    const SOURCES: [(&str, &str); 13] = [
         ("patch_index", include_str!("../../../lua/patch_index.lua")),
         (
             "get_merge_plan",
@@ -350,12 +432,25 @@ mod tests {
             "release_plan",
             include_str!("../../../lua/release_plan.lua"),
         ),
+        ("split_plan", include_str!("../../../lua/split_plan.lua")),
         ("fail_plan", include_str!("../../../lua/fail_plan.lua")),
         (
             "announce_output",
             include_str!("../../../lua/announce_output.lua"),
         ),
         ("peek_plans", include_str!("../../../lua/peek_plans.lua")),
+        (
+            "retry_quarantined",
+            include_str!("../../../lua/retry_quarantined.lua"),
+        ),
+        (
+            "retry_failed",
+            include_str!("../../../lua/retry_failed.lua"),
+        ),
+        (
+            "drop_quarantined",
+            include_str!("../../../lua/drop_quarantined.lua"),
+        ),
     ];
 
     /// `KEYS[2]`, `ARGV[8...]` and so on.

@@ -9,7 +9,7 @@ use crate::{
     catalog::Policy,
     model::{
         DataPath, DropItem, IndexEntry, LayerName, MergePlan, MergeQueue, MoveItem, PlanId,
-        TableRef, WriterId,
+        PlanPart, TableRef, WriterId,
     },
 };
 
@@ -42,9 +42,9 @@ const ENTRY_FIELDS: [&str; 16] = [
     "cmd",
 ];
 
-/// Most paths of one plan that are taken. Smaller files than any Parquet file would be needed to reach it
-/// below 100 MiB; what stands beyond stays in the index, and is not planned again.
-const PLAN_PATHS_MAX: usize = 250_000;
+/// Most paths of one plan that are merged together; a plan with more is split when it is claimed.
+/// Smaller files than any Parquet file would be needed to reach it below 100 MiB.
+pub(super) const PLAN_PATHS_MAX: usize = 250_000;
 /// Most refused paths that are kept with their reasons.
 const REFUSED_PATHS_MAX: usize = 100;
 
@@ -124,7 +124,10 @@ pub(super) fn plan_from_json(text: &str, queue: &MergeQueue) -> Result<MergePlan
         refused_paths: Vec::new(),
         size_bytes: count(&object, "size")?,
         due_s: due_s(&object)?,
-        attempts: attempts(&object),
+        attempts: small_count(&object, "attempts"),
+        forgiven: small_count(&object, "forgiven"),
+        failed: small_count(&object, "failed"),
+        is_suspect: object.get("suspect").and_then(Value::as_bool) == Some(true),
     };
     let mut seen = std::collections::HashSet::new();
     let mut refuse = |path: String, reason: String| {
@@ -132,7 +135,7 @@ pub(super) fn plan_from_json(text: &str, queue: &MergeQueue) -> Result<MergePlan
             plan.refused_paths.push((path, reason));
         }
     };
-    for path in paths(&object)?.iter().take(PLAN_PATHS_MAX) {
+    for path in paths(&object)? {
         let Some(path) = path.as_str() else {
             let shown: String = path.to_string().chars().take(300).collect();
             refuse(shown, "it is not a string".to_owned());
@@ -157,6 +160,18 @@ pub(super) fn plan_from_json(text: &str, queue: &MergeQueue) -> Result<MergePlan
         }
     }
     Ok(plan)
+}
+
+/// A part of a plan as `split_plan` takes it.
+pub(super) fn part_to_json(part: &PlanPart, is_suspect: bool) -> String {
+    let paths: Vec<&str> = part.paths.iter().map(DataPath::as_str).collect();
+    let suspect = if is_suspect { ",\"suspect\":true" } else { "" };
+    // In the order in which `patch_index` knows a plan that takes more files.
+    format!(
+        "{{\"size\":{},\"paths\":{}{suspect}}}",
+        part.size_bytes,
+        json!(paths)
+    )
 }
 
 /// A delete as it stands in a list of `queue`; the key says whose file it is.
@@ -295,9 +310,10 @@ fn due_s(object: &Map<String, Value>) -> Result<i64, String> {
         .ok_or_else(|| "it has no time_s".to_owned())
 }
 
-fn attempts(object: &Map<String, Value>) -> u32 {
+/// A count of ours in an item; anything else that stands there counts as 0.
+fn small_count(object: &Map<String, Value>, name: &str) -> u32 {
     object
-        .get("attempts")
+        .get(name)
         .and_then(whole)
         .map_or(0, |number| u32::try_from(number.max(0)).unwrap_or(u32::MAX))
 }
@@ -408,7 +424,7 @@ mod tests {
 
     #[test]
     fn a_plan_keeps_its_good_paths_once_and_names_the_others() {
-        let text = r#"{"id":"x","time_s":17,"size":12,"attempts":3,"paths":[
+        let text = r#"{"id":"x","time_s":17,"size":12,"attempts":3,"forgiven":1,"failed":"x","suspect":true,"paths":[
             "date=2024-01-15/hour=14/a.1.parquet","date=2024-01-15/hour=14/a.1.parquet",
             "date=2024-01-15/hour=14/b.1.parquet","date=2024-01-15/hour=15/c.1.parquet",
             "date=2024-01-15/hour=14/d.2.parquet","../../etc/x.1.parquet",5]}"#;
@@ -416,6 +432,7 @@ mod tests {
         assert_eq!(plan.paths.len(), 2);
         assert_eq!(plan.refused_paths.len(), 4);
         assert_eq!((plan.due_s, plan.size_bytes, plan.attempts), (17, 12, 3));
+        assert_eq!((plan.forgiven, plan.failed, plan.is_suspect), (1, 0, true));
         assert!(plan_from_json(r#"{"id":"x","time_s":1}"#, &queue()).is_err());
         assert!(plan_from_json(r#"{"id":"x","paths":[]}"#, &queue()).is_err());
         let empty = plan_from_json(r#"{"id":"x","time_s":1,"paths":{}}"#, &queue()).unwrap();
