@@ -5,10 +5,11 @@ use std::{process::ExitCode, time::Duration};
 use gigamerge::{
     cli::{
         self, Cli, Command, check_config, demo, import, ls, merge_files, once, plan, quarantine,
-        query, scripts,
+        query, scripts, verify,
     },
     config::{Config, ConfigError},
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 
 /// Merges allocate and free large buffers on many threads; this one gives them back.
@@ -22,12 +23,29 @@ fn main() -> ExitCode {
     // Huge pages are cleared as a whole when one byte of them is touched: a third more memory
     // for a merge, and no time gained. A kernel that refuses changes nothing else.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+    allow_open_files();
     match run(&cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gigamerge: {error:#}");
             exit_code(&error)
         }
+    }
+}
+
+/// Takes as many open files as the process may have: the usual limit of 1,024 is for programs
+/// that use `select`.
+fn allow_open_files() {
+    const OPEN_FILES_MAX: u64 = 65_536;
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(OPEN_FILES_MAX).min(OPEN_FILES_MAX);
+    if limit.current.is_some_and(|current| current < most) {
+        let raised = Rlimit {
+            current: Some(most),
+            maximum: limit.maximum,
+        };
+        // Where that is forbidden, fewer merges run at once.
+        let _ = setrlimit(Resource::Nofile, raised);
     }
 }
 
@@ -55,6 +73,7 @@ fn obey(cli: &Cli, runtime: &Runtime) -> anyhow::Result<()> {
         Command::Quarantine(args) => {
             runtime.block_on(quarantine::run(&args.action, load(args.action.common())?))?
         }
+        Command::Verify(args) => runtime.block_on(verify::run(args, load(&args.common)?))?,
         Command::Scripts(args) => scripts::run(args)?,
         Command::MergeFiles(args) => runtime.block_on(merge_files::run(args))?,
         Command::Demo(args) => runtime.block_on(demo::run(args))?,

@@ -58,6 +58,7 @@
 //! # }
 //! ```
 
+pub mod audit;
 mod connect;
 pub mod json;
 pub mod redis;

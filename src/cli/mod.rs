@@ -14,6 +14,7 @@ pub mod query;
 pub mod run;
 pub mod scripts;
 mod time_argument;
+pub mod verify;
 
 use std::path::PathBuf;
 
@@ -86,6 +87,12 @@ pub enum Command {
     /// The embedded catalog is locked meanwhile: stop the daemon first. On Redis, stop programs
     /// that write this table without registering their files first.
     Import(import::ImportArgs),
+    /// Compare index, queues, files and footers both ways; list every difference; mend what is safe.
+    ///
+    /// May run beside daemons and writers. Exit code 0: no difference is left; 1: there are some.
+    /// A repair changes only what is still as it was seen, and never deletes: it queues deletions,
+    /// with their grace. On the embedded catalog, stop the daemon before --apply.
+    Verify(verify::VerifyArgs),
     /// List the Lua scripts that run in Redis, or print one, for writers in any language.
     ///
     /// Needs no configuration: `gigamerge scripts patch_index | redis-cli -x script load`.

@@ -19,6 +19,11 @@ pub enum OnceError {
     /// Some plans were not merged; the log says why.
     #[error("{0} plans were not merged, see above; they wait for a later run")]
     Failures(u64),
+    /// Some plans wait for free space.
+    #[error(
+        "{0} plans were not merged for want of free space, see above; they wait for a later run"
+    )]
+    NoRoom(u64),
 }
 
 /// Runs every task until nothing is due. A stop signal lets running merges finish within
@@ -55,8 +60,9 @@ pub async fn run(config: Config) -> Result<(), OnceError> {
         drops = drops_count,
         "nothing more is due"
     );
-    match totals.failures() {
-        0 => Ok(()),
-        failures => Err(OnceError::Failures(failures)),
+    match (totals.failures(), totals.held_back()) {
+        (0, 0) => Ok(()),
+        (0, held_back) => Err(OnceError::NoRoom(held_back)),
+        (failures, _) => Err(OnceError::Failures(failures)),
     }
 }

@@ -161,6 +161,8 @@ pub struct WorkerConfig {
     pub memory_budget_bytes: u64,
     /// Where sorted runs are spilled to; `None` for the table's own `tmp` folder.
     pub scratch_dir: Option<PathBuf>,
+    /// Free space below which no merge starts, bytes; `None` for a share of the file system.
+    pub min_free_bytes: Option<u64>,
     /// How long a claim is valid without renewal.
     pub lease: Duration,
     /// How long running merges may go on after a stop was asked for.

@@ -53,6 +53,9 @@ impl Config {
         if let Some(folder) = &worker.scratch_dir {
             out.text("scratch_dir", &folder.to_string_lossy());
         }
+        if let Some(bytes) = worker.min_free_bytes {
+            out.text("min_free", &format_size(bytes));
+        }
         out.text("lease", &format_duration(worker.lease));
         out.text("stop_timeout", &format_duration(worker.stop_timeout));
         out.plain("max_attempts", worker.max_attempts);

@@ -538,6 +538,7 @@ fn settings() -> impl Strategy<Value = Config> {
                     concurrency,
                     memory_budget_bytes: (64 << 20) * concurrency as u64 + stop_timeout_ms,
                     scratch_dir: None,
+                    min_free_bytes: None,
                     lease,
                     stop_timeout: Duration::from_millis(stop_timeout_ms),
                     max_attempts,

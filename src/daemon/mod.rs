@@ -27,7 +27,7 @@ use crate::{
     merge::{self, MergeError},
     model::TableRef,
     storage::{Layer, Layers, Workspace},
-    worker::{Gate, Stop, Totals, WorkContext},
+    worker::{self, Budgets, Gate, Stop, Totals, WorkContext},
 };
 
 /// After running merges were told to stop, they get this long to hand their plans back.
@@ -66,12 +66,27 @@ pub enum Access {
 /// Opens catalog and layers; starts no work.
 pub async fn open(config: Config, access: Access) -> Result<Arc<WorkContext>, DaemonError> {
     let catalog = open_catalog(&config, access).await?;
+    if access == Access::Work {
+        warn_of_few_files(&config);
+    }
     Ok(context(
         config,
         catalog,
         Arc::new(Totals::default()),
         Gate::default(),
     ))
+}
+
+/// Says so when fewer merges run at once than are wanted.
+fn warn_of_few_files(config: &Config) {
+    let (wanted, possible) = (config.worker.concurrency, worker::merges_at_once(config));
+    if possible < wanted {
+        tracing::warn!(
+            wanted,
+            possible,
+            "fewer merges run at once: the limit of open files (ulimit -n, LimitNOFILE) leaves no more"
+        );
+    }
 }
 
 fn context(
@@ -83,7 +98,8 @@ fn context(
     Arc::new(WorkContext {
         catalog,
         layers: Layers::new(&config.layers),
-        merge_permits: Arc::new(Semaphore::new(config.worker.concurrency)),
+        merge_permits: Arc::new(Semaphore::new(worker::merges_at_once(&config))),
+        budgets: Arc::new(Budgets::new(&config)),
         gate,
         running: TaskTracker::new(),
         stop: Stop::default(),

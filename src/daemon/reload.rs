@@ -11,7 +11,7 @@ use super::{
 use crate::{
     catalog::Catalog,
     config::{CatalogConfig, Config},
-    worker::WorkContext,
+    worker::{self, WorkContext},
 };
 
 impl Daemon {
@@ -118,6 +118,7 @@ impl Daemon {
             let same_worker = fresh.config.worker == self.context.config.worker;
             if same_worker {
                 fresh.merge_permits = Arc::clone(&self.context.merge_permits);
+                fresh.budgets = Arc::clone(&self.context.budgets);
             }
         }
         if !Arc::ptr_eq(&next.merge_permits, &self.context.merge_permits) {
@@ -140,7 +141,7 @@ impl Daemon {
             .context
             .running
             .len()
-            .min(next.config.worker.concurrency);
+            .min(worker::merges_at_once(&next.config));
         let Ok(count) = u32::try_from(held) else {
             return;
         };

@@ -111,6 +111,17 @@ impl BoundsOf {
         true
     }
 
+    /// Whether every value of `other` lies within; what cannot be compared does.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        let (Some((low, high)), Some((other_low, other_high))) = (&self.range, &other.range) else {
+            return true;
+        };
+        let is_after = |left: &Bound, right: &Bound| {
+            left.partial_cmp(right) == Some(std::cmp::Ordering::Greater)
+        };
+        !is_after(low, other_low) && !is_after(other_high, high)
+    }
+
     /// Smallest and largest integer, for integer columns.
     pub(super) fn integers(&self) -> Option<(i128, i128)> {
         match self.range {

@@ -12,10 +12,12 @@ mod context;
 mod decode;
 mod encode;
 mod error;
+mod estimate;
 mod footers;
 mod gather;
 mod guard;
 mod inputs;
+mod inspect;
 mod keys;
 mod loser_tree;
 mod nesting;
@@ -37,6 +39,8 @@ use std::{
 use arrow::{compute::SortOptions, datatypes::DataType};
 use serde_json::Value;
 
+use crate::invariants;
+
 use context::{Context, Shares, Stop};
 use decode::DecodeLimits;
 use inputs::{Input, Keep};
@@ -47,6 +51,8 @@ use strategy::{InputSummary, Limits, Mode, Run};
 use writer::{OutputWriter, Written};
 
 pub use error::{BadInput, MergeError, TypeConflict};
+pub use estimate::estimate_memory;
+pub use inspect::{RowsProblem, inspect_rows};
 
 /// What to merge, where to, and how.
 #[derive(Debug, Clone)]
@@ -506,7 +512,8 @@ fn check_output(context: &Context<'_>, written: &Written) -> Result<u64, MergeEr
     let rows_in: u64 = context.inputs.iter().map(|input| input.row_count).sum();
     let output = guard::guarded(|| inputs::open(0, &context.request.output, 0))
         .map_err(|reason| context.invariant("ROWS-KEPT", reason))?;
-    if written.row_count != rows_in || output.row_count != rows_in {
+    let is_kept = |rows_out| invariants::rows_kept([rows_in], rows_out).is_ok();
+    if !is_kept(written.row_count) || !is_kept(output.row_count) {
         let reason = format!(
             "inputs have {rows_in} rows, {} were written, the output's footer says {}",
             written.row_count, output.row_count

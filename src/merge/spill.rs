@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{BufReader, BufWriter, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -31,7 +32,9 @@ pub(super) struct RemovedOnDrop {
 impl RemovedOnDrop {
     /// Creates a new file; an existing one is an error and stays.
     pub(super) fn create(path: PathBuf) -> Result<(Self, File), MergeError> {
-        let file = OpenOptions::new().write(true).create_new(true).open(&path);
+        // Not for everybody: who may read it is decided by its group.
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o640).open(&path);
         let file = file.map_err(|source| MergeError::Io {
             path: path.clone(),
             source,

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::{StorageError, Workspace};
+use super::{StorageError, Workspace, create_new};
 use crate::model::{DataPath, LayerName, TableRef};
 
 /// A root folder with the contract's layout below it.
@@ -38,7 +38,8 @@ impl Layer {
         &self.root
     }
 
-    fn table_folder(&self, table: &TableRef) -> PathBuf {
+    /// Where a table's folders lie.
+    pub fn table_folder(&self, table: &TableRef) -> PathBuf {
         self.root.join(table.database()).join(table.table())
     }
 
@@ -75,7 +76,11 @@ impl Layer {
 
     /// A private folder for one piece of work, in the table's `tmp`.
     pub fn workspace(&self, table: &TableRef) -> Result<Workspace, StorageError> {
-        Workspace::create(&self.table_folder(table).join("tmp"))
+        let tmp = self.table_folder(table).join("tmp");
+        if fs::symlink_metadata(&tmp).is_ok_and(|meta| meta.is_symlink()) {
+            return Err(StorageError::Outside { path: tmp });
+        }
+        Workspace::create(&tmp)
     }
 
     /// Gives finished bytes their name: fsync, rename without overwriting, fsync the folder.
@@ -103,23 +108,44 @@ impl Layer {
             .map_err(io_at(source))?;
         let target = self.prepare_target(table, path)?;
         match link(source, &target) {
-            Ok(()) => sync_parent(&target),
+            Ok(()) => sync_name(&target),
             Err(StorageError::Exists { path }) => Err(StorageError::Exists { path }),
             Err(_) => {
                 let workspace = self.workspace(table)?;
                 let copy = workspace.dir().join("copy");
-                fs::copy(source, &copy).map_err(io_at(&copy))?;
+                let mut out = create_new(&copy).map_err(io_at(&copy))?;
+                File::open(source)
+                    .and_then(|mut bytes| io::copy(&mut bytes, &mut out))
+                    .map_err(io_at(&copy))?;
                 self.publish(&copy, table, path)
             }
         }
     }
 
     fn prepare_target(&self, table: &TableRef, path: &DataPath) -> Result<PathBuf, StorageError> {
-        let target = self.data_file(table, path);
-        if let Some(folder) = target.parent() {
-            fs::create_dir_all(folder).map_err(io_at(folder))?;
-        }
+        self.make_folder(table, path)?;
         self.checked_file(table, path)
+    }
+
+    /// Makes the folders of a file below the table's `data`, one after the other: none of them may be a
+    /// link, for it would be followed.
+    fn make_folder(&self, table: &TableRef, path: &DataPath) -> Result<(), StorageError> {
+        let mut folder = self.table_folder(table).join("data");
+        fs::create_dir_all(&folder).map_err(io_at(&folder))?;
+        for part in path.dir().as_str().split('/') {
+            folder.push(part);
+            match fs::create_dir(&folder) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                    return Err(io_at(&folder)(error));
+                }
+                _ => {}
+            }
+            let meta = fs::symlink_metadata(&folder).map_err(io_at(&folder))?;
+            if !meta.is_dir() {
+                return Err(StorageError::Outside { path: folder });
+            }
+        }
+        Ok(())
     }
 
     /// Deletes a file's bytes; `false` when they were gone already.
@@ -171,7 +197,15 @@ fn rename_new(staged: &Path, target: &Path) -> Result<(), StorageError> {
         }
         Err(errno) => return Err(io_at(target)(errno.into())),
     }
-    sync_parent(target)
+    sync_name(target)
+}
+
+/// Makes a name durable that was given just now; where that fails it is taken back, so that
+/// whoever is told of the failure need not look for it.
+fn sync_name(target: &Path) -> Result<(), StorageError> {
+    sync_parent(target).inspect_err(|_| {
+        let _ = fs::remove_file(target);
+    })
 }
 
 fn link(source: &Path, target: &Path) -> Result<(), StorageError> {

@@ -9,7 +9,7 @@ mod workspace;
 use std::path::PathBuf;
 
 pub use layer::{Layer, publish_file};
-pub use workspace::Workspace;
+pub use workspace::{Workspace, create_new};
 
 use crate::{config::LayerConfig, model::LayerName};
 

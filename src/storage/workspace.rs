@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -26,7 +26,7 @@ impl Workspace {
         let lock_path = dir.join(LOCK);
         let lock = fs::create_dir_all(parent)
             .and_then(|()| fs::DirBuilder::new().mode(0o700).create(&dir))
-            .and_then(|()| File::create(&lock_path))
+            .and_then(|()| create_new(&lock_path))
             .and_then(|file| file.try_lock().map_err(std::io::Error::from).map(|()| file));
         match lock {
             Ok(lock) => Ok(Self { dir, _lock: lock }),
@@ -43,18 +43,37 @@ impl Workspace {
         &self.dir
     }
 
+    /// Folders below `parent` whose owners are gone.
+    pub fn abandoned(parent: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        let is_ours = |entry: &fs::DirEntry| {
+            entry.file_name().to_string_lossy().starts_with(PREFIX)
+                && entry.file_type().is_ok_and(|kind| kind.is_dir())
+        };
+        entries
+            .filter(is_ours)
+            .map(|entry| entry.path())
+            .filter(|dir| is_abandoned(dir))
+            .collect()
+    }
+
+    /// Removes a folder if its owner is gone.
+    pub fn remove_abandoned(dir: &Path) -> bool {
+        is_abandoned(dir) && fs::remove_dir_all(dir).is_ok()
+    }
+
     /// Removes folders below `parent` whose owners are gone; says how many.
     pub fn sweep(parent: &Path) -> u64 {
-        let mut swept = 0;
-        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-            let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX)
-                && entry.file_type().is_ok_and(|kind| kind.is_dir());
-            if is_ours && is_abandoned(&entry.path()) && fs::remove_dir_all(entry.path()).is_ok() {
-                swept += 1;
-            }
-        }
-        swept
+        let abandoned = Self::abandoned(parent);
+        let removed = abandoned.iter().filter(|dir| Self::remove_abandoned(dir));
+        removed.count() as u64
     }
+}
+
+/// Creates a file that is not for everybody. One of that name, also a link, is an error.
+pub fn create_new(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o640).open(path)
 }
 
 fn is_abandoned(dir: &Path) -> bool {

@@ -9,7 +9,9 @@ use std::{
 };
 
 use super::{
-    WorkContext, WorkError, commit,
+    WorkContext, WorkError,
+    budget::RoomError,
+    commit,
     gate::ClaimTurn,
     lease_keeper::LeaseKeeper,
     promote, sources,
@@ -56,6 +58,10 @@ pub(super) enum RunError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("there is too little free space for its merge")]
+    NoRoom,
+    #[error(transparent)]
+    RoomUnknown(#[from] RoomError),
     #[error("the lease was lost; another worker goes on")]
     LeaseLost,
     #[error("input {0} left the index during the merge")]
@@ -229,6 +235,14 @@ async fn merge_and_publish(
 ) -> Result<Published, RunError> {
     let table = attempt.plan.queue.table.clone();
     let layer = attempt.layer.clone();
+    let (context, input_bytes) = (attempt.context, input_bytes(files.clone()).await?);
+    // Held until the output is published: what is written counts as taken until then.
+    let room = context
+        .budgets
+        .reserve(&context.config, &layer, input_bytes);
+    let Some(_room) = room.await? else {
+        return Err(RunError::NoRoom);
+    };
     let scratch_dir = attempt.context.config.worker.scratch_dir.clone();
     let folders = blocking(move || -> Result<_, StorageError> {
         let workspace = layer.workspace(&table)?;
@@ -277,6 +291,12 @@ async fn merge_and_publish(
     Ok(commit::merged(&attempt, report, set_aside))
 }
 
+/// Bytes of these files as they are; what the catalog says of them may be wrong.
+async fn input_bytes(files: Vec<PathBuf>) -> Result<u64, RunError> {
+    let size = |file: &PathBuf| std::fs::metadata(file).map_or(0, |meta| meta.len());
+    blocking(move || files.iter().map(size).fold(0, u64::saturating_add)).await
+}
+
 /// Merges, leaving out inputs that cannot be read. Each is given a second chance first: a full table of
 /// open files or a hiccup of the disk must not set a good file aside. `None` when no input is left.
 async fn merge_readable(
@@ -289,12 +309,19 @@ async fn merge_readable(
     let context = attempt.context;
     let table = context.config.table(&attempt.plan.queue.table);
     let mut suspects: HashSet<PathBuf> = HashSet::new();
+    let (paths, options) = (
+        files.clone(),
+        table.merge_options(context.merge_budget_bytes()),
+    );
+    let wanted_bytes = blocking(move || merge::estimate_memory(&paths, &options)).await?;
+    let memory = context.budgets.memory(wanted_bytes);
+    tracing::debug!(plan = %attempt.plan.queue, wanted_bytes, granted_bytes = memory.bytes, "memory");
     while !files.is_empty() {
         let request = MergeRequest {
             inputs: files.clone(),
             output: staged.to_owned(),
             scratch: scratch.to_owned(),
-            options: table.merge_options(context.merge_budget_bytes()),
+            options: table.merge_options(memory.bytes),
         };
         match merge_on_thread(attempt, request, control).await {
             Err(RunError::Merge(MergeError::BadInputs(bad))) if !bad.is_empty() => {
@@ -370,6 +397,7 @@ async fn give_back(context: &Arc<WorkContext>, claim: &ClaimedMerge, error: &Run
         Ending::Release(_) if matches!(error, RunError::Merge(MergeError::Cancelled)) => {
             tracing::info!(plan = %queue, "merge stopped; its plan is handed back");
         }
+        Ending::Release(_) if matches!(error, RunError::NoRoom) => context.totals.add_held_back(),
         Ending::Release(Duration::ZERO) => {
             context.totals.add_failure();
             tracing::warn!(plan = %queue, %error, "merge abandoned");

@@ -16,7 +16,10 @@ pub async fn merge_due(context: &Arc<WorkContext>, iteration: Iteration) -> Resu
     let mut claimed_count = 0;
     while !context.stop.claims.is_cancelled() {
         let due = context.catalog.due_merges(iteration, DUE_PLANS_MAX).await?;
-        let queues: Vec<MergeQueue> = due.into_iter().map(|plan| plan.queue).collect();
+        let queues: Vec<(MergeQueue, u64)> = due
+            .into_iter()
+            .map(|plan| (plan.queue, plan.size_bytes))
+            .collect();
         let claimed = claim_and_run(context, &queues).await?;
         if claimed == 0 {
             break;
@@ -30,17 +33,21 @@ pub async fn merge_due(context: &Arc<WorkContext>, iteration: Iteration) -> Resu
 /// through even when a later claim fails.
 async fn claim_and_run(
     context: &Arc<WorkContext>,
-    queues: &[MergeQueue],
+    queues: &[(MergeQueue, u64)],
 ) -> Result<u64, WorkError> {
     let mut claimed_count = 0;
     let mut failed = None;
     let mut running = JoinSet::new();
-    for queue in queues {
+    for (queue, input_bytes) in queues {
         let permit = tokio::select! {
             () = context.stop.claims.cancelled() => break,
             permit = Arc::clone(&context.merge_permits).acquire_owned() => permit,
         };
         let Ok(permit) = permit else { break };
+        if !has_room(context, queue, *input_bytes).await {
+            context.totals.add_held_back();
+            continue;
+        }
         let turn = tokio::select! {
             () = context.stop.claims.cancelled() => break,
             turn = context.gate.enter() => turn,
@@ -67,4 +74,20 @@ async fn claim_and_run(
     }
     while running.join_next().await.is_some() {}
     failed.map_or(Ok(claimed_count), |error| Err(error.into()))
+}
+
+/// Whether a plan may be claimed as far as disks are concerned: a claim costs an attempt.
+async fn has_room(context: &WorkContext, queue: &MergeQueue, input_bytes: u64) -> bool {
+    // A layer that is not configured is the claim's business.
+    let Ok(layer) = context.layers.get(&queue.layer) else {
+        return true;
+    };
+    let room = context
+        .budgets
+        .has_room(&context.config, layer, input_bytes)
+        .await;
+    room.unwrap_or_else(|error| {
+        tracing::warn!(layer = %queue.layer, %error, "no merge starts on this layer");
+        false
+    })
 }

@@ -4,6 +4,7 @@
 //! who calls them when is the daemon's business. Both take no input but the [`WorkContext`]
 //! and leave their result in its [`Totals`].
 
+mod budget;
 mod commit;
 mod drop_task;
 mod gate;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use budget::{Budgets, merges_at_once};
 pub use drop_task::delete_due;
 pub use gate::Gate;
 pub use merge_task::merge_due;
@@ -39,6 +41,8 @@ pub struct WorkContext {
     pub merge_permits: Arc<Semaphore>,
     /// Lets plans that may end the process run alone; one for the whole process.
     pub gate: Gate,
+    /// What merges may take, all of them together.
+    pub budgets: Arc<Budgets>,
     /// Merges that run.
     pub running: TaskTracker,
     /// When to stop.

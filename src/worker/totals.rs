@@ -13,6 +13,7 @@ pub struct Totals {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     drops: AtomicU64,
+    held_back: AtomicU64,
 }
 
 impl Totals {
@@ -34,6 +35,15 @@ impl Totals {
 
     pub(super) fn add_drops(&self, count: u64) {
         self.drops.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_held_back(&self) {
+        self.held_back.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Times that a due plan was left where it is because there was no room for its merge.
+    pub fn held_back(&self) -> u64 {
+        self.held_back.load(Ordering::Relaxed)
     }
 
     /// Merges that were committed.

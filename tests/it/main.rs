@@ -11,6 +11,7 @@
     reason = "a test may stop at the first surprise"
 )]
 
+mod budgets;
 mod catalog_suite;
 mod commands;
 mod config_messages;
@@ -36,4 +37,6 @@ mod redis_interleavings;
 mod redis_library;
 mod redis_run;
 mod redis_scripts;
+mod secrets;
 mod support;
+mod verify;

@@ -2,9 +2,13 @@
 
 use std::{fs, time::Duration};
 
+use std::{path::Path, process::Stdio, sync::Arc};
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+
 use crate::support::{
-    lake::Lake,
-    program::{Program, config_file},
+    lake::{HOUR_START_NS, Lake, next, write_file},
+    program::{Program, command, config_file},
 };
 
 /// What the process needs beside the budget: code, thread stacks, catalog, what the allocator has not given back.
@@ -48,6 +52,141 @@ fn a_merge_many_times_larger_than_the_budget_stays_within_it() {
         "peak {peak_bytes} is over {limit_bytes}\n{}",
         program.log()
     );
+}
+
+/// Rows of one file of a shape.
+struct Shape {
+    name: &'static str,
+    files: u64,
+    rows: u64,
+    columns: u64,
+    text_bytes: usize,
+    is_sorted: bool,
+    /// Every file has rows of the whole hour; else one file follows the other.
+    overlaps: bool,
+}
+
+/// The shapes of the side-by-side bench, smaller.
+const SHAPES: [Shape; 7] = [
+    shape("many unsorted", 40, 10_000, 4, 12, false, true),
+    shape("very many small", 500, 500, 4, 12, false, true),
+    shape("sorted, all overlapping", 6, 150_000, 4, 12, true, true),
+    shape("sorted, one after another", 6, 150_000, 4, 12, true, false),
+    shape("columns come and go", 20, 20_000, 8, 12, false, true),
+    shape("very wide", 8, 10_000, 200, 12, false, true),
+    shape("long texts", 6, 30_000, 4, 1_000, false, true),
+];
+
+const fn shape(
+    name: &'static str,
+    files: u64,
+    rows: u64,
+    columns: u64,
+    text_bytes: usize,
+    is_sorted: bool,
+    overlaps: bool,
+) -> Shape {
+    Shape {
+        name,
+        files,
+        rows,
+        columns,
+        text_bytes,
+        is_sorted,
+        overlaps,
+    }
+}
+
+fn write_shape(shape: &Shape, folder: &Path) -> Vec<String> {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    let write = |file: u64| {
+        let mut state = file + 17;
+        let mut times: Vec<i64> = (0..shape.rows)
+            .map(|row| {
+                let within = if shape.is_sorted {
+                    row * (HOUR_NS / shape.rows)
+                } else {
+                    next(&mut state) * 1000 % HOUR_NS
+                };
+                let at = if shape.overlaps {
+                    within
+                } else {
+                    (within + file * HOUR_NS) / shape.files
+                };
+                HOUR_START_NS + i64::try_from(at).unwrap()
+            })
+            .collect();
+        if shape.is_sorted {
+            times.sort_unstable();
+        }
+        let mut columns: Vec<(String, ArrayRef)> = vec![
+            ("__timestamp".to_owned(), Arc::new(Int64Array::from(times))),
+            (
+                "text".to_owned(),
+                Arc::new(StringArray::from_iter_values((0..shape.rows).map(|_| {
+                    let number = next(&mut state).to_string();
+                    number.repeat(shape.text_bytes / number.len() + 1)[..shape.text_bytes]
+                        .to_owned()
+                }))),
+            ),
+        ];
+        for column in 2..shape.columns {
+            // Some files lack some of the columns.
+            if shape.columns == 8 && (column + file).is_multiple_of(3) {
+                continue;
+            }
+            let values = (0..shape.rows).map(|_| next(&mut state) as f64 / 7.0);
+            let values: ArrayRef = Arc::new(values.map(Some).collect::<Float64Array>());
+            columns.push((format!("c{column}"), values));
+        }
+        let path = folder.join(format!("{file}.parquet"));
+        write_file(&path, &RecordBatch::try_from_iter(columns).unwrap());
+        path.display().to_string()
+    };
+    (0..shape.files).map(write).collect()
+}
+
+/// Peak resident bytes of one merge.
+fn peak_of_merge(files: &[String], out: &Path, memory: &str) -> u64 {
+    let mut child = command()
+        .args(["merge-files", "--memory", memory, "--out"])
+        .arg(out)
+        .args(files)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut peak_bytes = 0;
+    while child.try_wait().unwrap().is_none() {
+        peak_bytes = peak_of(child.id()).unwrap_or(0).max(peak_bytes);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(child.wait().unwrap().success());
+    fs::remove_file(out).unwrap();
+    peak_bytes
+}
+
+#[test]
+fn every_shape_stays_within_its_budget_and_a_stated_rest() {
+    let mut over = Vec::new();
+    for shape in &SHAPES {
+        let folder = tempfile::tempdir().unwrap();
+        let files = write_shape(shape, folder.path());
+        for (memory, budget_bytes) in [("64 MiB", 64 << 20), ("128 MiB", 128_u64 << 20)] {
+            let peak_bytes = peak_of_merge(&files, &folder.path().join("out"), memory);
+            let limit_bytes = budget_bytes + BESIDE_THE_BUDGET_BYTES;
+            let line = format!(
+                "{}: {memory} budget, peak {} MiB",
+                shape.name,
+                peak_bytes >> 20
+            );
+            eprintln!("{line}");
+            if peak_bytes > limit_bytes || peak_bytes < 4 << 20 {
+                over.push(line);
+            }
+        }
+    }
+    assert!(over.is_empty(), "{over:?}");
 }
 
 /// Peak resident bytes of a process; `None` once it has ended.

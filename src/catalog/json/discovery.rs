@@ -65,6 +65,29 @@ pub(super) fn partitions(root: &Path) -> Result<Vec<FoundPartition>, CatalogErro
     Ok(found)
 }
 
+/// The folders at and below a first folder of a table, without following links.
+pub(super) fn partitions_below(
+    table: &TableRef,
+    data: &Path,
+    first_folder: &str,
+) -> Vec<FoundPartition> {
+    let mut found = Vec::new();
+    let folder = data.join(first_folder);
+    let meta = fs::symlink_metadata(&folder);
+    if let (Ok(dir), Ok(meta)) = (PartitionDir::parse(first_folder), meta)
+        && meta.is_dir()
+    {
+        walk(table, &folder, first_folder, DEPTH_MAX - 1, &mut found);
+        found.push(FoundPartition {
+            table: table.clone(),
+            dir,
+            folder,
+            modified: meta.modified().ok(),
+        });
+    }
+    found
+}
+
 fn walk(table: &TableRef, folder: &Path, dir: &str, depth: usize, found: &mut Vec<FoundPartition>) {
     for entry in fs::read_dir(folder)
         .into_iter()

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::Write,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -203,7 +203,7 @@ pub(super) fn replace(
     })?;
     let written = (|| {
         fs::create_dir_all(dir)?;
-        let mut file = File::create(&aside)?;
+        let mut file = create_aside(&aside)?;
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&aside, &path)?;
@@ -214,6 +214,16 @@ pub(super) fn replace(
         let _ = fs::remove_file(&aside);
         io(source)
     })
+}
+
+/// A new file of our own: what a crash left, or a link that somebody put there, goes first.
+fn create_aside(path: &Path) -> std::io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o640).open(path)
 }
 
 fn to_text(table: &TableRef, metadata: &Metadata) -> Result<Vec<u8>, serde_json::Error> {
@@ -384,7 +394,7 @@ fn file_record(item: &Value, layer: &LayerName, table: &TableRef) -> Option<File
     })
 }
 
-fn file_value(record: &FileRecord) -> Value {
+pub(super) fn file_value(record: &FileRecord) -> Value {
     let entry = &record.entry;
     let mut fields = entry.extra.clone();
     fields.entry("range").or_insert_with(|| json!("1h"));
@@ -445,7 +455,7 @@ fn drop_item(item: &Value, layer: &LayerName, table: &TableRef) -> Option<DropIt
     })
 }
 
-fn drop_value(drop: &DropItem, found_size_bytes: Option<&u64>) -> Value {
+pub(super) fn drop_value(drop: &DropItem, found_size_bytes: Option<&u64>) -> Value {
     let mut value = json!({
         "id": drop.id.as_str(),
         "writer_id": drop.writer.as_str(),

@@ -5,6 +5,7 @@
 //! and registered from their footers. An output is announced in `pending` before its bytes
 //! appear, so that after a crash it is known for an orphan and never taken for a new file.
 
+mod audit;
 mod claims;
 mod discovery;
 mod index;
@@ -18,6 +19,7 @@ mod work;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, RwLock,
@@ -29,6 +31,8 @@ use std::{
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde_json::{Map, Value};
+
+pub use audit::JsonAudit;
 
 use self::{
     index::{Inner, guard},
@@ -148,6 +152,7 @@ fn lock(root: &Path) -> Result<File, CatalogError> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o640)
         .open(&path)
         .map_err(io)?;
     match file.try_lock() {

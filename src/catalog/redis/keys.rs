@@ -83,11 +83,45 @@ pub(super) fn files(table: &TableRef, first_folder: &str) -> String {
 
 /// A pattern that finds the files hashes of one table and of no other.
 pub(super) fn files_pattern(table: &TableRef) -> String {
+    table_pattern("files", table)
+}
+
+/// A pattern that finds what has a prefix and belongs to one table and no other.
+pub(super) fn table_pattern(prefix: &str, table: &TableRef) -> String {
     format!(
-        "files:{}:{}:*",
+        "{prefix}:{}:{}:*",
         escape_glob(table.database()),
         escape_glob(table.table())
     )
+}
+
+/// A pattern that finds the folders below a first folder.
+pub(super) fn below(first_folder: &str) -> String {
+    format!("{}*", escape_glob(first_folder))
+}
+
+/// The table and first folder of `files:{db}:{table}:{first folder}`.
+pub(super) fn parse_files(key: &str) -> Option<(TableRef, &str)> {
+    let mut parts = key.strip_prefix("files:")?.splitn(3, ':');
+    let table = TableRef::new(parts.next()?, parts.next()?).ok()?;
+    Some((table, parts.next()?))
+}
+
+/// The table of `announced:{db}:{table}` or `quarantine:{db}:{table}`.
+pub(super) fn parse_own_hash(key: &str) -> Option<TableRef> {
+    let (_, names) = key.split_once(':')?;
+    let (database, table) = names.split_once(':')?;
+    TableRef::new(database, table).ok()
+}
+
+/// `announced:{db}:{table}`.
+pub(super) fn announced(table: &TableRef) -> String {
+    format!("announced:{}:{}", table.database(), table.table())
+}
+
+/// `quarantine:{db}:{table}`.
+pub(super) fn quarantine(table: &TableRef) -> String {
+    format!("quarantine:{}:{}", table.database(), table.table())
 }
 
 /// Finds every table.

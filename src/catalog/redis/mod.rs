@@ -4,6 +4,7 @@
 //! the keyspace is described in `lua/README.md`. Nothing is done in several calls that another
 //! program could see half of.
 
+mod audit;
 mod connection;
 mod endpoint;
 mod finder;

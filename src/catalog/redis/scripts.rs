@@ -84,9 +84,10 @@ static RETRY_QUARANTINED: LazyLock<Script> = script!("retry_quarantined", "entry
 static RETRY_FAILED: LazyLock<Script> = script!("retry_failed", "queue");
 static DROP_QUARANTINED: LazyLock<Script> = script!("drop_quarantined", "queue", "entry", "index");
 static PEEK_PLANS: LazyLock<Script> = script!("peek_plans");
+static MEND: LazyLock<Script> = script!("mend", "queue", "entry", "index");
 
 /// Every script, those of the contract first.
-pub fn all() -> [&'static Script; 13] {
+pub fn all() -> [&'static Script; 14] {
     [
         &PATCH_INDEX,
         &GET_MERGE_PLAN,
@@ -101,6 +102,7 @@ pub fn all() -> [&'static Script; 13] {
         &RETRY_QUARANTINED,
         &RETRY_FAILED,
         &DROP_QUARANTINED,
+        &MEND,
     ]
 }
 
@@ -404,11 +406,45 @@ pub(super) async fn drop_quarantined(
     Ok(u64::try_from(removed).ok())
 }
 
+/// One repair: whether it was made.
+pub(super) async fn mend(
+    connection: &Connection,
+    table: &TableRef,
+    arguments: &[&str],
+) -> Result<bool, CatalogError> {
+    let keys = mend_keys(table);
+    let count: u64 = MEND
+        .call(connection, "making a repair", &keys, arguments)
+        .await?;
+    Ok(count > 0)
+}
+
+/// One look that `mend` takes in one step; `None` when there is too much to look at.
+pub(super) async fn mend_look(
+    connection: &Connection,
+    table: &TableRef,
+    arguments: &[&str],
+) -> Result<Option<Vec<String>>, CatalogError> {
+    let keys = mend_keys(table);
+    let found: Vec<String> = MEND
+        .call(connection, "looking in one step", &keys, arguments)
+        .await?;
+    Ok((found != ["too_large"]).then_some(found))
+}
+
+fn mend_keys(table: &TableRef) -> [String; 3] {
+    [
+        table.database().to_owned(),
+        table.table().to_owned(),
+        nonce(),
+    ]
+}
+
 fn nonce() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-fn seconds(duration: Duration) -> String {
+pub(super) fn seconds(duration: Duration) -> String {
     let duration = duration.min(Duration::from_secs(DURATION_MAX_S));
     format!("{}.{:03}", duration.as_secs(), duration.subsec_millis())
 }
@@ -419,7 +455,7 @@ mod tests {
 
     use super::*;
 
-    const SOURCES: [(&str, &str); 13] = [
+    const SOURCES: [(&str, &str); 14] = [
         ("patch_index", include_str!("../../../lua/patch_index.lua")),
         (
             "get_merge_plan",
@@ -451,6 +487,7 @@ mod tests {
             "drop_quarantined",
             include_str!("../../../lua/drop_quarantined.lua"),
         ),
+        ("mend", include_str!("../../../lua/mend.lua")),
     ];
 
     /// `KEYS[2]`, `ARGV[8...]` and so on.

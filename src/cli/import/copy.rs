@@ -13,7 +13,10 @@ use super::{
     importer::Source,
     ledger::{ContentHash, SourceStamp},
 };
-use crate::model::{IndexEntry, ModelError, PartitionDir};
+use crate::{
+    model::{IndexEntry, ModelError, PartitionDir},
+    storage::create_new,
+};
 
 pub(super) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
@@ -41,8 +44,9 @@ pub(super) fn partition_of(time_ns: i64) -> Result<PartitionDir, ModelError> {
 /// Copies a file to where it waits for its name, durably, and checks that it is what was read before.
 pub(super) fn stage(source: &Source, entry: &IndexEntry, target: &Path) -> Result<(), String> {
     let from = File::open(&source.file).map_err(text)?;
-    let mut copy =
-        File::create(target).map_err(|error| format!("{}: {error}", target.display()))?;
+    // What an import that was cut off left.
+    let _ = fs::remove_file(target);
+    let mut copy = create_new(target).map_err(|error| format!("{}: {error}", target.display()))?;
     let mut size_bytes = 0;
     let content = ContentHash::of(&from, |piece| {
         size_bytes += piece.len() as u64;

@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::{self, ErrorKind, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -48,6 +49,7 @@ impl Ledger {
                 File::options()
                     .create(true)
                     .append(true)
+                    .mode(0o640)
                     .open(&path)
                     .map_err(io_at(&path))?,
             );
@@ -178,7 +180,9 @@ fn sync_folder(folder: &Path) -> Result<(), ImportError> {
 }
 
 fn lock_file(path: &Path) -> Result<File, ImportError> {
-    let file = File::create(path).map_err(io_at(path))?;
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true).mode(0o640);
+    let file = options.open(path).map_err(io_at(path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(ImportError::Busy {

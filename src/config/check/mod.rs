@@ -208,6 +208,7 @@ fn worker(mut section: Section<'_>, report: &Report) -> (WorkerConfig, Option<Se
     let scratch = section
         .text("scratch_dir")
         .and_then(|setting| layers::folder(&setting, report));
+    let min_free = section.size_bytes("min_free", 0..=1 << 50);
     let lease = section.whole_seconds("lease", 5 * SECOND..=HOUR);
     let stop_timeout = section.duration("stop_timeout", Duration::ZERO..=HOUR);
     let max_attempts = section.integer("max_attempts", 1..=1000);
@@ -219,6 +220,7 @@ fn worker(mut section: Section<'_>, report: &Report) -> (WorkerConfig, Option<Se
         concurrency: usize::try_from(concurrency).unwrap_or(1),
         memory_budget_bytes,
         scratch_dir: scratch.as_ref().map(|setting| setting.value.clone()),
+        min_free_bytes: min_free.map(|setting| setting.value),
         lease: lease.map_or(60 * SECOND, |lease| lease.value),
         stop_timeout: stop_timeout.map_or(30 * SECOND, |timeout| timeout.value),
         max_attempts: max_attempts
