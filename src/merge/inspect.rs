@@ -12,6 +12,8 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, statistics::StatisticsConverter,
 };
 
+use crate::invariants;
+
 use super::{
     BadInput, MergeError, MergeOptions,
     bounds::BoundsOf,
@@ -110,7 +112,7 @@ impl Inspection {
                 *null_count += column.logical_null_count() as u64;
             }
             if let Some(order) = &mut self.order
-                && let Err(reason) = order.check(&batch, row_count)
+                && let Err(reason) = order.check(&batch)
             {
                 self.order = None;
                 self.add(RowsProblem::Order(format!("row group {group}: {reason}")));
@@ -140,6 +142,8 @@ struct Order {
     places: Vec<usize>,
     converter: RowConverter,
     last: Option<OwnedRow>,
+    /// Rows seen so far.
+    row_count: u64,
 }
 
 impl Order {
@@ -180,11 +184,12 @@ impl Order {
                 places,
                 converter,
                 last: None,
+                row_count: 0,
             })
     }
 
     /// ORDER-KEPT, across batches.
-    fn check(&mut self, batch: &RecordBatch, first_row: u64) -> Result<(), String> {
+    fn check(&mut self, batch: &RecordBatch) -> Result<(), String> {
         let columns: Vec<ArrayRef> = self
             .places
             .iter()
@@ -194,17 +199,11 @@ impl Order {
             .converter
             .convert_columns(&columns)
             .map_err(|error| error.to_string())?;
-        for place in 0..rows.num_rows() {
-            let before = match (place, &self.last) {
-                (0, None) => continue,
-                (0, Some(last)) => last.row(),
-                _ => rows.row(place - 1),
-            };
-            if before > rows.row(place) {
-                let row = first_row + place as u64;
-                return Err(format!("row {row} belongs before the row ahead of it"));
-            }
-        }
+        let last = self.last.as_ref().map(OwnedRow::row);
+        let first_row = self.row_count - last.iter().len() as u64;
+        invariants::order_kept(last.into_iter().chain(&rows), first_row)
+            .map_err(|violation| violation.reason)?;
+        self.row_count += rows.num_rows() as u64;
         if let Some(last) = rows.num_rows().checked_sub(1) {
             self.last = Some(rows.row(last).owned());
         }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     catalog::audit::{ItemFate, ItemState, Mend, Record, Work},
+    invariants,
     model::{DataPath, IndexEntry, MergePlan, MergeQueue, TableRef},
 };
 
@@ -246,7 +247,10 @@ impl Walk<'_> {
                 .iter()
                 .enumerate()
                 .any(|(place, a)| seen[place + 1..].iter().any(|b| is_two(a, b)));
-            if !is_twice || self.audit.stored(table, &path).await?.is_none() {
+            let holders = if is_twice { seen.len() } else { 1 };
+            if invariants::one_holder(holders).is_ok()
+                || self.audit.stored(table, &path).await?.is_none()
+            {
                 continue;
             }
             let waits = seen.iter().rfind(|sight| sight.state == ItemState::Idle);

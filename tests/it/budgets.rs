@@ -101,6 +101,36 @@ fn with_too_little_free_space_no_merge_starts_deletes_go_on_and_work_resumes_by_
 }
 
 #[test]
+fn scratch_on_a_disk_of_its_own_needs_room_too() {
+    let Some(disk) = Tmpfs::mount("1m") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let lake = Lake::new(&folder.path().join("lake"));
+    for seed in 0..8 {
+        lake.drop_file("cpu", seed, 5_000);
+    }
+    let copies = lake.keep_copy("cpu", &folder.path().join("copies"));
+    let text = format!(
+        "data_dir = {:?}\n{LEVELS}[worker]\nscratch_dir = {:?}\nmin_free = \"1 KiB\"\n",
+        lake.root,
+        disk.path()
+    );
+    let config = config_file(folder.path(), &text);
+    let mut program = Program::start(&["run", "--config", &config]);
+    program.wait_for_log("too little free space");
+    assert!(
+        program.log().contains(&disk.path().display().to_string()),
+        "{}",
+        program.log()
+    );
+    assert_eq!(lake.files("cpu").len(), 8);
+    disk.resize("64m");
+    program.wait_until("the merge", |_| outputs(&lake, "cpu").len() == 1);
+    assert_same_rows(&outputs(&lake, "cpu"), &copies);
+}
+
+#[test]
 fn once_says_that_plans_wait_for_room() {
     let folder = tempfile::tempdir().unwrap();
     let lake = Lake::new(&folder.path().join("lake"));

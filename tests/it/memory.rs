@@ -13,6 +13,9 @@ use crate::support::{
 
 /// What the process needs beside the budget: code, thread stacks, catalog, what the allocator has not given back.
 const BESIDE_THE_BUDGET_BYTES: u64 = 96 << 20;
+/// Of this, what each further merge at a time adds: buffers of libraries, one for each column, and the
+/// allocator's own.
+const BESIDE_EACH_MERGE_BYTES: u64 = 64 << 20;
 
 #[test]
 fn a_merge_many_times_larger_than_the_budget_stays_within_it() {
@@ -187,6 +190,67 @@ fn every_shape_stays_within_its_budget_and_a_stated_rest() {
         }
     }
     assert!(over.is_empty(), "{over:?}");
+}
+
+#[test]
+fn merges_at_the_same_time_stay_within_one_budget_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let lake = Lake::new(&folder.path().join("lake"));
+    for (table, shape) in [
+        ("wide", &SHAPES[5]),
+        ("wider", &SHAPES[5]),
+        ("long", &SHAPES[6]),
+    ] {
+        let aside = folder.path().join(table);
+        fs::create_dir_all(lake.partition(table)).unwrap();
+        fs::create_dir(&aside).unwrap();
+        for (place, file) in write_shape(shape, &aside).into_iter().enumerate() {
+            fs::rename(
+                file,
+                lake.partition(table).join(format!("{place}.1.parquet")),
+            )
+            .unwrap();
+        }
+    }
+    let text = format!(
+        "data_dir = {:?}\n[merge]\nlevels = [{{ iteration = 1, timeout = \"1s\", max_size = \"4 GiB\" }}]\n\
+         [worker]\nconcurrency = 3\nmemory_budget = \"224 MiB\"\n",
+        lake.root
+    );
+    std::thread::sleep(Duration::from_millis(2100));
+    let config = config_file(folder.path(), &text);
+    let mut program = Program::start(&["once", "--log-level", "debug", "--config", &config]);
+    let mut peak_bytes = 0;
+    while let Some(bytes) = peak_of(program.process_id()) {
+        peak_bytes = bytes.max(peak_bytes);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let log = {
+        program.wait_for_exit(Duration::from_secs(60));
+        program.log()
+    };
+    assert_eq!(log.matches(" merged ").count(), 3, "{log}");
+    let granted: Vec<u64> = log
+        .split("granted_bytes=")
+        .skip(1)
+        .map(|text| text.split_whitespace().next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(granted.len(), 3, "{log}");
+    assert!(
+        granted.iter().all(|bytes| *bytes >= 64 << 20),
+        "{granted:?}"
+    );
+    eprintln!(
+        "three at a time: 224 MiB budget, peak {} MiB, granted {granted:?}",
+        peak_bytes >> 20
+    );
+    let limit_bytes = (224 << 20)
+        + (BESIDE_THE_BUDGET_BYTES - BESIDE_EACH_MERGE_BYTES)
+        + 3 * BESIDE_EACH_MERGE_BYTES;
+    assert!(
+        peak_bytes <= limit_bytes,
+        "peak {peak_bytes} is over {limit_bytes}"
+    );
 }
 
 /// Peak resident bytes of a process; `None` once it has ended.
