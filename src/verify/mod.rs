@@ -5,7 +5,8 @@
 //! look like damage (bytes before index, queues in one step), and where only time can tell,
 //! things younger than [`VerifyOptions::min_age`] are not judged.
 //!
-//! Memory: about 50 bytes for each file of one first folder, and a queue's item at a time.
+//! Memory: about 50 bytes for each file of one first folder, some of a queue's items, and what the
+//! allocator keeps; a table is never held as a whole.
 
 mod accounts;
 mod disk;

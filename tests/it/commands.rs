@@ -619,7 +619,7 @@ fn many_files_are_registered_in_place_on_redis_while_a_daemon_merges_them() {
     let kept = place
         .lake
         .keep_copy("cpu", &place.folder.path().join("kept"));
-    let program = Program::start(&["run", "--config", &place.config]);
+    let mut program = Program::start(&["run", "--config", &place.config]);
     // The first pieces are being merged while the last ones are registered.
     let data = place.data().display().to_string();
     let out = place.ok(&["import", "db", "cpu", &data]);
@@ -638,7 +638,9 @@ fn many_files_are_registered_in_place_on_redis_while_a_daemon_merges_them() {
         assert!(out.contains("registered: 0 files"), "{out}");
         std::thread::sleep(Duration::from_millis(700));
     }
-    drop(program);
+    // Killed, it would keep its claims on deletes for a lease.
+    program.signal(Signal::TERM);
+    program.wait_for_exit(Duration::from_secs(20));
     place.merge_all();
     let outputs: Vec<PathBuf> = parquet_files(&place.data());
     assert_same_rows(&outputs, &kept);
