@@ -13,6 +13,7 @@ mod disk;
 mod files;
 mod kind;
 mod plans;
+mod records;
 mod repair;
 mod walk;
 

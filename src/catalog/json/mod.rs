@@ -9,6 +9,7 @@ mod audit;
 mod claims;
 mod discovery;
 mod index;
+mod mend;
 mod metadata_file;
 mod partition;
 mod planner;

@@ -5,6 +5,7 @@
 //! program could see half of.
 
 mod audit;
+mod audit_pages;
 mod connection;
 mod endpoint;
 mod finder;
