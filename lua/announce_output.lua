@@ -10,7 +10,7 @@
 -- ARGV[2] text  the output's path
 --
 -- Hash announced:<db>:<table>: <suffix>:<layer>:<writer>:<id>:<attempts> ->
--- {"path","layer","at_s"}. A commit, release or failure of this claim removes the field; what
+-- {"path","layer","at_s","suffix","writer","id","attempts","paths"}. A commit, release or failure of this claim removes the field; what
 -- is left belongs to a worker that died, and says which bytes nobody else knows of.
 -- Reply: 1, or 0 when the item is not there any more (the lease was lost).
 -- Errors, nothing changed: ERR …
@@ -26,5 +26,8 @@ if not item then
 end
 redis.call('HSET', queue.announced, announced_field(queue, item),
   '{"path":' .. cjson.encode(ARGV[2]) .. ',"layer":' .. cjson.encode(KEYS[5])
-  .. ',"at_s":' .. int_text(now_s) .. '}')
+  .. ',"at_s":' .. int_text(now_s) .. ',"suffix":' .. cjson.encode(KEYS[4])
+  .. ',"writer":' .. cjson.encode(KEYS[6]) .. ',"id":' .. cjson.encode(tostring(item.id))
+  .. ',"attempts":' .. int_text(item.attempts or 0)
+  .. ',"paths":' .. (type(item.paths) == 'table' and #item.paths > 0 and cjson.encode(item.paths) or '[]') .. '}')
 return 1

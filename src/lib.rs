@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod crash_points;
 pub mod daemon;
 pub mod invariants;
 pub mod merge;

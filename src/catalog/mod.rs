@@ -216,6 +216,19 @@ pub struct Refreshed {
     pub orphans_removed_count: u64,
 }
 
+/// An output that was announced and never committed, and that nobody can commit any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadOutput {
+    /// The queue of its plan.
+    pub queue: MergeQueue,
+    /// The bytes, if they were published at all.
+    pub path: DataPath,
+    /// The inputs of its plan, as far as they are known.
+    pub sources: Vec<DataPath>,
+    /// What the catalog compares before it forgets it.
+    pub token: String,
+}
+
 /// How much work stands in the queues.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QueueDepths {
@@ -450,10 +463,13 @@ pub trait Catalog: Send + Sync + 'static {
     /// Ends a delete whose bytes are gone.
     async fn finish_drop(&self, claim: &ClaimedDrop) -> Result<(), CatalogError>;
 
-    /// Ends many; stops at the first error.
+    /// Ends many; those whose claim was lost are their new holder's business.
     async fn finish_drops(&self, claims: &[ClaimedDrop]) -> Result<(), CatalogError> {
         for claim in claims {
-            self.finish_drop(claim).await?;
+            match self.finish_drop(claim).await {
+                Err(CatalogError::LeaseLost { .. }) => {}
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -488,6 +504,16 @@ pub trait Catalog: Send + Sync + 'static {
 
     /// Ends a move whose index change (the new file in, the old one out) was made before.
     async fn finish_move(&self, claim: &ClaimedMove) -> Result<(), CatalogError>;
+
+    /// Outputs that dead workers announced at least `age_min` ago and never committed, at most `limit`.
+    async fn dead_outputs(
+        &self,
+        age_min: Duration,
+        limit: usize,
+    ) -> Result<Vec<DeadOutput>, CatalogError>;
+
+    /// Forgets such an output: its bytes are gone, or the index names them.
+    async fn forget_output(&self, dead: &DeadOutput) -> Result<(), CatalogError>;
 
     /// Lets go of everything that keeps another catalog from being opened on the same place.
     /// Nothing is claimed at this point, and no call follows.

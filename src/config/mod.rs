@@ -20,6 +20,7 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::{
     catalog::{LayerRule, Level, Policy},
+    crash_points::CrashPoints,
     merge::{Compression, MergeOptions, SortColumn},
     model::{Iteration, LayerName, TableRef, WriterId},
 };
@@ -51,6 +52,8 @@ pub struct Config {
     pub log: LogConfig,
     /// What is legal and yet may surprise: one sentence each, with its place, to be shown at the start.
     pub warnings: Vec<String>,
+    /// Where the program dies; a test's business, which no source can set.
+    pub crash_points: CrashPoints,
 }
 
 /// The kind of catalog.
@@ -109,6 +112,8 @@ pub struct LayerConfig {
     pub is_global: bool,
     /// How long files stay before they move on; `None` for ever.
     pub ttl: Option<Duration>,
+    /// How long a replaced file stays readable here; `None` for `drops.grace`.
+    pub grace: Option<Duration>,
 }
 
 /// One merge level.
@@ -169,6 +174,8 @@ pub struct WorkerConfig {
     pub stop_timeout: Duration,
     /// A plan that failed this often is given up.
     pub max_attempts: u32,
+    /// How often leftovers of dead workers are looked for, beside the start.
+    pub janitor_interval: Duration,
     /// Writers whose files are merged; `None` for all.
     pub writers: Option<Vec<WriterId>>,
 }
@@ -180,6 +187,8 @@ pub struct DropConfig {
     pub grace: Duration,
     /// How often due deletes are looked for.
     pub interval: Duration,
+    /// Files deleted in a second, at most.
+    pub max_per_second: u32,
 }
 
 /// What is logged, and how.
@@ -234,6 +243,17 @@ impl Config {
             layers,
             writers: self.worker.writers.clone(),
         }
+    }
+
+    /// How long a replaced file of this layer stays readable. The empty name stands for the first layer.
+    pub fn grace(&self, layer: &LayerName) -> Duration {
+        let found = match layer.as_str() {
+            "" => self.layers.first(),
+            _ => self.layers.iter().find(|one| one.name == *layer),
+        };
+        found
+            .and_then(|layer| layer.grace)
+            .unwrap_or(self.drops.grace)
     }
 
     /// How this table is sorted and written: for each setting the first override that matches, else the default.

@@ -59,6 +59,10 @@ impl Config {
         out.text("lease", &format_duration(worker.lease));
         out.text("stop_timeout", &format_duration(worker.stop_timeout));
         out.plain("max_attempts", worker.max_attempts);
+        out.text(
+            "janitor_interval",
+            &format_duration(worker.janitor_interval),
+        );
         if let Some(writers) = &worker.writers {
             out.texts(
                 "writers",
@@ -68,6 +72,7 @@ impl Config {
         out.section("[drops]");
         out.text("grace", &format_duration(self.drops.grace));
         out.text("interval", &format_duration(self.drops.interval));
+        out.plain("max_per_second", self.drops.max_per_second);
         out.section("[log]");
         out.text("level", &self.log.level);
         out.text(
@@ -115,6 +120,9 @@ impl Toml {
         self.plain("global", layer.is_global);
         if let Some(ttl) = layer.ttl {
             self.text("ttl", &format_duration(ttl));
+        }
+        if let Some(grace) = layer.grace {
+            self.text("grace", &format_duration(grace));
         }
     }
 

@@ -509,6 +509,7 @@ fn settings() -> impl Strategy<Value = Config> {
                     root: PathBuf::new(),
                     is_global: is_redis,
                     ttl,
+                    grace: ttl.map(|_| grace),
                 }],
                 levels: (1..level_count)
                     .map(|iteration| LevelConfig {
@@ -542,6 +543,7 @@ fn settings() -> impl Strategy<Value = Config> {
                     lease,
                     stop_timeout: Duration::from_millis(stop_timeout_ms),
                     max_attempts,
+                    janitor_interval: lease,
                     writers: writers.map(|writers| {
                         writers
                             .iter()
@@ -555,6 +557,7 @@ fn settings() -> impl Strategy<Value = Config> {
                 drops: DropConfig {
                     grace,
                     interval: Duration::from_millis(interval_ms),
+                    max_per_second: max_attempts,
                 },
                 log: LogConfig {
                     level: "info,gigamerge=debug".to_owned(),
@@ -565,6 +568,7 @@ fn settings() -> impl Strategy<Value = Config> {
                     },
                 },
                 warnings: Vec::new(),
+                crash_points: CrashPoints::none(),
             },
         )
 }

@@ -26,7 +26,7 @@ use crate::{
     config::{CatalogConfig, Config},
     merge::{self, MergeError},
     model::TableRef,
-    storage::{Layer, Layers, Workspace},
+    storage::Layers,
     worker::{self, Budgets, Gate, Stop, Totals, WorkContext},
 };
 
@@ -124,7 +124,10 @@ async fn open_catalog(config: &Config, access: Access) -> Result<Arc<dyn Catalog
             let probe =
                 Arc::new(move |table: &TableRef, file: &Path| probe_file(&for_probe, table, file));
             match access {
-                Access::Work => Arc::new(JsonCatalog::open(layers, policy, probe).await?),
+                Access::Work => Arc::new(
+                    JsonCatalog::open_with(layers, policy, probe, config.crash_points.clone())
+                        .await?,
+                ),
                 Access::Look => Arc::new(JsonCatalog::open_to_look(layers, policy, probe).await?),
             }
         }
@@ -176,20 +179,6 @@ pub fn probe_file(config: &Config, table: &TableRef, file: &Path) -> Result<Prob
     })
 }
 
-/// Removes scratch of processes that are gone.
-pub async fn sweep_scratch(context: &WorkContext) {
-    let layers = context.layers.clone();
-    let scratch_dir = context.config.worker.scratch_dir.clone();
-    let swept = tokio::task::spawn_blocking(move || {
-        let in_tables: u64 = layers.iter().map(Layer::sweep_workspaces).sum();
-        in_tables + scratch_dir.as_deref().map_or(0, Workspace::sweep)
-    });
-    match swept.await {
-        Ok(0) | Err(_) => {}
-        Ok(folders) => tracing::info!(folders, "removed scratch of a process that is gone"),
-    }
-}
-
 /// Reads the configuration again; the error is ready to print.
 pub type Reload = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
 
@@ -206,7 +195,6 @@ pub struct Daemon {
 impl Daemon {
     /// Starts the timers; every task runs once soon.
     pub async fn start(context: Arc<WorkContext>) -> Result<Self, DaemonError> {
-        sweep_scratch(&context).await;
         let timers = schedule::start(&context).await?;
         Ok(Self {
             context,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::sweep_scratch;
 use crate::worker::{self, WorkContext, WorkError};
 
 /// What a single pass did.
@@ -17,7 +16,7 @@ pub struct OnceReport {
 /// Runs every task until nothing is due or claims are stopped. Plans that failed wait for their
 /// next attempt, so this ends.
 pub async fn run_once(context: &Arc<WorkContext>) -> Result<OnceReport, WorkError> {
-    sweep_scratch(context).await;
+    worker::clean(context).await;
     let mut report = OnceReport {
         plans_count: 0,
         drops_count: 0,

@@ -164,6 +164,18 @@ fn tasks(context: &Arc<WorkContext>) -> Vec<Task> {
             })
         }),
     ));
+    let worker = Arc::clone(context);
+    tasks.push(Task::new(
+        "remove what dead workers left".to_owned(),
+        config.worker.janitor_interval,
+        None,
+        Arc::new(move || {
+            let worker = Arc::clone(&worker);
+            Box::pin(async move {
+                worker::clean(&worker).await;
+            })
+        }),
+    ));
     if config.catalog == CatalogConfig::Json {
         let shortest = config
             .levels

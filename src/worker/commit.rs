@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     catalog::{CatalogError, CommitOutcome, MergeCommit},
+    crash_points::CrashPoint,
     merge::{ColumnBounds, FileSummary, MergeReport},
     model::{ClaimedMerge, DataPath, IndexEntry, MergePlan, ModelError, SetAside},
 };
@@ -64,6 +65,7 @@ pub(super) async fn remove_dead_attempts(attempt: &Attempt<'_>) -> Result<(), Ru
             name.clone(),
         );
         if blocking(move || layer.delete(&table, &path)).await?? {
+            attempt.context.reached(CrashPoint::DeadOutputRemoved);
             tracing::info!(plan = %plan.queue, file = %name, "removed the output of an attempt that was never committed");
         }
     }
@@ -204,7 +206,7 @@ pub(super) async fn commit(
             .as_ref()
             .map(|published| published.set_aside.clone())
             .unwrap_or_default(),
-        grace: context.config.drops.grace,
+        grace: context.config.grace(&claim.plan.queue.layer),
     };
     let outcome = commit_until_known(context, claim, &commit).await;
     match (outcome, &published) {

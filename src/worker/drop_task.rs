@@ -1,11 +1,19 @@
 //! Deletes the bytes of replaced files once their grace is over.
+//!
+//! A delete cannot be taken back and no catalog can fence it, so it is the last of these steps, for
+//! each file by itself: the claim is still ours, the index does not name the file, and no more
+//! than the claim's own time has passed since, also while this process was stopped.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{WorkContext, WorkError};
 use crate::{
     catalog::CatalogError,
-    model::{ClaimedDrop, DataPath, IndexEntry, TableRef},
+    crash_points::CrashPoint,
+    model::{ClaimedDrop, IndexEntry},
     storage::StorageError,
 };
 
@@ -16,17 +24,37 @@ const RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// Deletes what is due until nothing is, or until claims are stopped. Returns the number of items that were ended.
 pub async fn delete_due(context: &Arc<WorkContext>) -> Result<u64, WorkError> {
+    let lease = context.config.worker.lease;
+    let mut pace = Pace::new(context.config.drops.max_per_second);
+    let limit = pace.count_within(lease / 2).min(DROPS_MAX);
     let mut ended_count = 0;
     while !context.stop.claims.is_cancelled() {
-        let claimed = context
-            .catalog
-            .claim_drops(DROPS_MAX, context.config.worker.lease)
-            .await?;
+        let claimed_at = Instant::now();
+        let claimed = context.catalog.claim_drops(limit, lease).await?;
         if claimed.is_empty() {
             break;
         }
-        let ended = delete_unindexed(context, claimed).await;
+        context.reached(CrashPoint::DropsClaimed);
+        let mut ended = Vec::with_capacity(claimed.len());
+        let mut is_answered = Ok(());
+        for claim in claimed {
+            pace.wait().await;
+            if context.stop.claims.is_cancelled() {
+                // What cannot be handed back is free again when its lease has run out.
+                let _ = context.catalog.release_drop(&claim, Duration::ZERO).await;
+                continue;
+            }
+            match see_through(context, claim, claimed_at + lease).await {
+                Ok(claim) => ended.extend(claim),
+                Err(error) => {
+                    is_answered = Err(error);
+                    break;
+                }
+            }
+        }
         context.catalog.finish_drops(&ended).await?;
+        is_answered?;
+        context.reached(CrashPoint::DropsFinished);
         ended_count += ended.len() as u64;
     }
     if ended_count > 0 {
@@ -35,74 +63,101 @@ pub async fn delete_due(context: &Arc<WorkContext>) -> Result<u64, WorkError> {
     Ok(ended_count)
 }
 
-/// Deletes each file that no entry names any more (DROP-AFTER-COMMIT); returns the items to end. An item that
-/// fails waits, the others go on.
-async fn delete_unindexed(
+/// Deletes one file that no entry names any more (DROP-AFTER-COMMIT); returns the item if it is to be ended.
+/// One that fails waits, the others go on, unless the catalog is away.
+async fn see_through(
     context: &Arc<WorkContext>,
-    claimed: Vec<ClaimedDrop>,
-) -> Vec<ClaimedDrop> {
-    let mut by_table: HashMap<TableRef, Vec<ClaimedDrop>> = HashMap::new();
-    for claim in claimed {
-        let claims = by_table.entry(claim.item.table.clone()).or_default();
-        claims.push(claim);
-    }
-    let mut ended = Vec::new();
-    for (table, claims) in by_table {
-        let paths: Vec<DataPath> = claims.iter().map(|claim| claim.item.path.clone()).collect();
-        let entries = match context.catalog.resolve(&table, &paths).await {
-            Ok(entries) => entries.into_iter().map(Some).collect(),
-            Err(CatalogError::Malformed { .. }) => one_by_one(context, &table, &paths).await,
-            Err(error) => {
-                tracing::warn!(%table, %error, "deletes wait: the index could not be asked");
-                continue;
+    mut claim: ClaimedDrop,
+    ours_until: Instant,
+) -> Result<Option<ClaimedDrop>, CatalogError> {
+    match check_and_delete(context, &mut claim, ours_until).await {
+        Ok(Deleted::Now) => {
+            context.reached(CrashPoint::DropDeleted);
+            context.totals.add_drops(1);
+            Ok(Some(claim))
+        }
+        Ok(Deleted::Before) => Ok(Some(claim)),
+        Ok(Deleted::IndexedAgain) => {
+            let item = &claim.item;
+            tracing::warn!(table = %item.table, file = %item.path, "file is in the index again; it is kept");
+            Ok(Some(claim))
+        }
+        Err(DropError::Catalog(error @ CatalogError::Unavailable { .. })) => Err(error),
+        Err(error) => {
+            let item = &claim.item;
+            tracing::warn!(table = %item.table, file = %item.path, %error, "file could not be deleted; trying again later");
+            if !matches!(error, DropError::LeaseLost | DropError::Catalog(_))
+                && let Err(error) = context.catalog.release_drop(&claim, RETRY_DELAY).await
+            {
+                tracing::warn!(%error, "delete could not be handed back; its lease will run out");
             }
-        };
-        for (claim, entry) in claims.into_iter().zip(entries) {
-            // What the index says of it cannot be known: its bytes stay, its lease runs out.
-            let Some(entry) = entry else { continue };
-            if entry.is_some_and(|entry| names_these_bytes(context, &entry, &claim)) {
-                tracing::warn!(%table, file = %claim.item.path, "file is in the index again; it is kept");
-                ended.push(claim);
-                continue;
-            }
-            match delete(context, &claim).await {
-                Ok(was_there) => {
-                    context.totals.add_drops(u64::from(was_there));
-                    ended.push(claim);
-                }
-                Err(error) => {
-                    tracing::warn!(%table, file = %claim.item.path, %error, retry_in = ?RETRY_DELAY, "file could not be deleted");
-                    if let Err(error) = context.catalog.release_drop(&claim, RETRY_DELAY).await {
-                        tracing::warn!(%error, "delete could not be handed back; its lease will run out");
-                    }
-                }
-            }
+            Ok(None)
         }
     }
-    ended
 }
 
-/// What the index says of each path; `None` where that is not an entry.
-async fn one_by_one(
+enum Deleted {
+    Now,
+    /// The bytes were gone already.
+    Before,
+    IndexedAgain,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum DropError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// What the index says cannot be known: the bytes stay, the lease runs out.
+    #[error("the index could not be asked: {0}")]
+    Catalog(CatalogError),
+    #[error("the lease was lost; another worker goes on")]
+    LeaseLost,
+}
+
+async fn check_and_delete(
     context: &WorkContext,
-    table: &TableRef,
-    paths: &[DataPath],
-) -> Vec<Option<Option<IndexEntry>>> {
-    let mut found = Vec::with_capacity(paths.len());
-    for path in paths {
-        let resolved = context
-            .catalog
-            .resolve(table, std::slice::from_ref(path))
-            .await;
-        found.push(match resolved {
-            Ok(entries) => Some(entries.into_iter().flatten().next()),
-            Err(error) => {
-                tracing::warn!(%table, file = %path, %error, "delete waits");
-                None
-            }
-        });
+    claim: &mut ClaimedDrop,
+    mut ours_until: Instant,
+) -> Result<Deleted, DropError> {
+    let lease = context.config.worker.lease;
+    if ours_until < Instant::now() + lease / 2 {
+        let asked_at = Instant::now();
+        claim.lease = match context.catalog.renew_drop(claim, lease).await {
+            Ok(renewed) => renewed,
+            Err(CatalogError::LeaseLost { .. }) => return Err(DropError::LeaseLost),
+            Err(error) => return Err(DropError::Catalog(error)),
+        };
+        ours_until = asked_at + lease;
     }
-    found
+    let item = &claim.item;
+    let found = context
+        .catalog
+        .resolve(&item.table, std::slice::from_ref(&item.path))
+        .await
+        .map_err(DropError::Catalog)?;
+    let is_named = |entry: &IndexEntry| names_these_bytes(context, entry, claim);
+    if found.iter().flatten().any(is_named) {
+        return Ok(Deleted::IndexedAgain);
+    }
+    context.reached(CrashPoint::DropChecked);
+    let layer = context.layers.get(&item.layer)?.clone();
+    let (table, path) = (item.table.clone(), item.path.clone());
+    let file = layer.data_file(&table, &path);
+    let deleted = tokio::task::spawn_blocking(move || {
+        if ours_until <= Instant::now() {
+            return Err(DropError::LeaseLost);
+        }
+        Ok(layer.delete(&table, &path)?)
+    });
+    let was_there = deleted.await.map_err(|error| StorageError::Io {
+        path: file,
+        source: std::io::Error::other(error),
+    })??;
+    Ok(if was_there {
+        Deleted::Now
+    } else {
+        Deleted::Before
+    })
 }
 
 /// Layers are compared by what they stand for; what cannot be known keeps its bytes.
@@ -117,16 +172,49 @@ fn names_these_bytes(context: &WorkContext, entry: &IndexEntry, claim: &ClaimedD
     }
 }
 
-async fn delete(context: &WorkContext, claim: &ClaimedDrop) -> Result<bool, StorageError> {
-    let layer = context.layers.get(&claim.item.layer)?.clone();
-    let (table, path) = (claim.item.table.clone(), claim.item.path.clone());
-    let file = layer.data_file(&table, &path);
-    tokio::task::spawn_blocking(move || layer.delete(&table, &path))
-        .await
-        .unwrap_or_else(|error| {
-            Err(StorageError::Io {
-                path: file,
-                source: std::io::Error::other(error),
-            })
-        })
+/// Lost time is made up for by at most this much.
+const CATCH_UP_MAX: Duration = Duration::from_millis(100);
+
+/// Keeps deletes from taking the disk from readers: at most so many in a second.
+struct Pace {
+    interval: Duration,
+    next: Instant,
+}
+
+impl Pace {
+    fn new(max_per_second: u32) -> Self {
+        Self {
+            interval: Duration::from_secs(1) / max_per_second.max(1),
+            next: Instant::now(),
+        }
+    }
+
+    /// How many fit into a time; one at least.
+    fn count_within(&self, time: Duration) -> usize {
+        let count = time.as_nanos() / self.interval.as_nanos().max(1);
+        usize::try_from(count).unwrap_or(usize::MAX).max(1)
+    }
+
+    async fn wait(&mut self) {
+        tokio::time::sleep_until(self.next.into()).await;
+        let now = Instant::now();
+        self.next = self.next.max(now.checked_sub(CATCH_UP_MAX).unwrap_or(now)) + self.interval;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn deletes_keep_their_pace() {
+        let mut pace = Pace::new(50);
+        assert_eq!(pace.count_within(Duration::from_secs(2)), 100);
+        let started = Instant::now();
+        for _ in 0..11 {
+            pace.wait().await;
+        }
+        assert!(started.elapsed() >= Duration::from_millis(200));
+        assert_eq!(Pace::new(1).count_within(Duration::from_millis(1)), 1);
+    }
 }

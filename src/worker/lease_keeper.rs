@@ -1,66 +1,199 @@
-//! Renews a claim while work on it goes on.
+//! Holds a claim: renews it while work goes on, and shows it to the calls that need its newest proof.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::task::JoinHandle;
+use tokio::{sync::Mutex, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalog::{Catalog, CatalogError},
     merge::MergeControl,
-    model::ClaimedMerge,
+    model::{ClaimedMerge, DataPath},
 };
+
+/// The claim with its newest lease. Whoever calls the catalog with it keeps the lock meanwhile:
+/// a renewal in between would make the proof void.
+struct Held {
+    claim: ClaimedMerge,
+    /// By this machine's clock, which runs on while the process is stopped. Never later than the
+    /// catalog's own reckoning.
+    ours_until: Instant,
+    /// False after a renewal whose answer was lost: it may have replaced the lease.
+    is_answered: bool,
+}
+
+impl Held {
+    async fn renew(&mut self, catalog: &dyn Catalog, lease: Duration) -> Result<(), CatalogError> {
+        let asked_at = Instant::now();
+        self.is_answered = false;
+        let renewed = catalog.renew_merge(&self.claim, lease).await;
+        self.is_answered = renewed.is_ok();
+        self.claim.lease = renewed?;
+        self.ours_until = asked_at + lease;
+        Ok(())
+    }
+}
 
 /// Renews until it is stopped or the lease is lost.
 pub(super) struct LeaseKeeper {
+    catalog: Arc<dyn Catalog>,
+    lease: Duration,
+    held: Arc<Mutex<Held>>,
     stop: CancellationToken,
-    task: JoinHandle<(ClaimedMerge, bool)>,
+    task: JoinHandle<bool>,
 }
 
 impl LeaseKeeper {
     /// Renews three times per lease. A lost lease stops the merge through `control`.
     pub(super) fn start(
         catalog: Arc<dyn Catalog>,
-        claim: ClaimedMerge,
+        (claim, claimed_at): (ClaimedMerge, Instant),
         lease: Duration,
         control: Arc<MergeControl>,
     ) -> Self {
+        let held = Arc::new(Mutex::new(Held {
+            claim,
+            ours_until: claimed_at + lease,
+            is_answered: true,
+        }));
         let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        let task = tokio::spawn(async move {
-            let mut claim = claim;
-            let mut is_answered = true;
-            loop {
-                tokio::select! {
-                    // A renewal whose answer was lost may have replaced the lease: ask once more.
-                    () = stopped.cancelled() => if is_answered { return (claim, true) },
-                    () = tokio::time::sleep(lease / 3) => {}
-                }
-                match catalog.renew_merge(&claim, lease).await {
-                    Ok(renewed) => {
-                        claim.lease = renewed;
-                        is_answered = true;
-                    }
-                    Err(CatalogError::LeaseLost { .. }) => {
-                        control.cancel();
-                        return (claim, false);
-                    }
-                    // The commit is fenced: a lease that ran out meanwhile is noticed there.
-                    Err(_) if stopped.is_cancelled() => return (claim, true),
-                    Err(error) => {
-                        is_answered = false;
-                        tracing::warn!(plan = %claim.plan.queue, %error, "lease could not be renewed; trying again");
-                    }
-                }
-            }
-        });
-        Self { stop, task }
+        let task = tokio::spawn(keep(
+            Arc::clone(&catalog),
+            Arc::clone(&held),
+            lease,
+            stop.clone(),
+            control,
+        ));
+        Self {
+            catalog,
+            lease,
+            held,
+            stop,
+            task,
+        }
+    }
+
+    /// Announces the output under the newest lease. Returns until when the claim is ours at least.
+    pub(super) async fn announce(&self, output: &DataPath) -> Result<Instant, CatalogError> {
+        let mut held = self.held.lock().await;
+        let catalog = self.catalog.as_ref();
+        if !held.is_answered || held.ours_until < Instant::now() + self.lease / 2 {
+            held.renew(catalog, self.lease).await?;
+        }
+        catalog.announce_output(&held.claim, output).await?;
+        Ok(held.ours_until)
     }
 
     /// Ends renewing, after a renewal under way. Says with the newest lease whether it is still held.
-    pub(super) async fn stop(self, claim: ClaimedMerge) -> (ClaimedMerge, bool) {
+    pub(super) async fn stop(self) -> (ClaimedMerge, bool) {
         self.stop.cancel();
         // A panicked keeper may have renewed or not: the commit decides.
-        self.task.await.unwrap_or((claim, true))
+        let is_held = self.task.await.unwrap_or(true);
+        (self.held.lock().await.claim.clone(), is_held)
+    }
+}
+
+/// False when the lease was lost.
+async fn keep(
+    catalog: Arc<dyn Catalog>,
+    held: Arc<Mutex<Held>>,
+    lease: Duration,
+    stopped: CancellationToken,
+    control: Arc<MergeControl>,
+) -> bool {
+    loop {
+        tokio::select! {
+            () = stopped.cancelled() => {}
+            () = tokio::time::sleep(lease / 3) => {}
+        }
+        let mut held = held.lock().await;
+        // A renewal whose answer was lost may have replaced the lease: ask once more.
+        if stopped.is_cancelled() && held.is_answered {
+            return true;
+        }
+        match held.renew(catalog.as_ref(), lease).await {
+            Ok(()) => {}
+            Err(CatalogError::LeaseLost { .. }) => {
+                control.cancel();
+                return false;
+            }
+            // The commit is fenced: a lease that ran out meanwhile is noticed there.
+            Err(_) if stopped.is_cancelled() => return true,
+            Err(error) => {
+                tracing::warn!(plan = %held.claim.plan.queue, %error, "lease could not be renewed; trying again");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog::{ConnectOptions, Level, Policy, connect},
+        model::{IndexEntry, Iteration, LayerName, TableRef, WriterId},
+    };
+
+    fn entry(name: &str) -> IndexEntry {
+        IndexEntry {
+            layer: LayerName::default(),
+            table: TableRef::new("db", "cpu").unwrap(),
+            path: DataPath::parse(&format!("date=2024-01-15/hour=14/{name}.parquet")).unwrap(),
+            size_bytes: 1,
+            row_count: 1,
+            chunk_time_ns: 1,
+            min_time_ns: 1,
+            max_time_ns: 1,
+            min: serde_json::Map::new(),
+            max: serde_json::Map::new(),
+            writer: WriterId::default(),
+            extra: serde_json::Map::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_output_is_announced_under_the_newest_lease_of_a_long_merge() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = Policy {
+            levels: vec![Level {
+                iteration: Iteration(1),
+                timeout: Duration::ZERO,
+                max_size_bytes: 1000,
+            }],
+            layers: Vec::new(),
+            writers: None,
+        };
+        let options = ConnectOptions {
+            policy,
+            ..ConnectOptions::default()
+        };
+        let root = folder.path().to_str().unwrap();
+        let catalog = connect(root, options).await.unwrap();
+        let files = ["a.1", "b.1"].map(entry);
+        catalog.batch(&files, &[]).await.unwrap();
+        let lease = Duration::from_millis(600);
+        let queue = catalog.due_merges(Iteration(1), 1).await.unwrap()[0]
+            .queue
+            .clone();
+        let claimed_at = Instant::now();
+        let claim = catalog.claim_merge(&queue, lease).await.unwrap().unwrap();
+        let control = Arc::new(MergeControl::default());
+        let first = claim.lease.token.clone();
+        let keeper = LeaseKeeper::start(
+            Arc::clone(&catalog),
+            (claim, claimed_at),
+            lease,
+            Arc::clone(&control),
+        );
+        // Longer than the first lease: it was renewed meanwhile, and its first proof is void.
+        tokio::time::sleep(lease * 2).await;
+        let ours_until = keeper.announce(&entry("m.2").path).await.unwrap();
+        assert!(ours_until > Instant::now());
+        let (claim, is_held) = keeper.stop().await;
+        assert!(is_held && !control.is_cancelled());
+        assert_ne!(claim.lease.token, first);
     }
 }

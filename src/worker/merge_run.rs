@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     catalog::CatalogError,
+    crash_points::CrashPoint,
     merge::{self, MergeControl, MergeError, MergeReport, MergeRequest},
     model::{ClaimedMerge, DataPath, IndexEntry, MergePlan, ModelError, SetAside},
     storage::{Layer, StorageError, Workspace},
@@ -145,13 +146,18 @@ enum Made {
 }
 
 /// Sees a claimed plan through: it ends committed, given back or given up, and says so in the log.
-pub(super) async fn run(context: &Arc<WorkContext>, claim: ClaimedMerge, turn: ClaimTurn) {
+pub(super) async fn run(
+    context: &Arc<WorkContext>,
+    claim: ClaimedMerge,
+    claimed_at: Instant,
+    turn: ClaimTurn,
+) {
     let started = Instant::now();
     let control = Arc::new(MergeControl::default());
     let lease = context.config.worker.lease;
     let keeper = LeaseKeeper::start(
         Arc::clone(&context.catalog),
-        claim.clone(),
+        (claim.clone(), claimed_at),
         lease,
         Arc::clone(&control),
     );
@@ -160,17 +166,20 @@ pub(super) async fn run(context: &Arc<WorkContext>, claim: ClaimedMerge, turn: C
         .begin(claim.plan.runs_alone(), &context.stop.merges)
         .await;
     let made = match &turn {
-        Some(_) => make_output(context, &claim, &control).await,
+        Some(_) => make_output(context, &claim.plan, &keeper, &control).await,
         None => Err(MergeError::Cancelled.into()),
     };
-    let (claim, is_held) = keeper.stop(claim).await;
+    let (claim, is_held) = keeper.stop().await;
     let done = match made {
         Ok(Made::Output(made)) if is_held => {
-            commit::commit(context, &claim, Some(*made), started).await
+            let committed = commit::commit(context, &claim, Some(*made), started).await;
+            context.reached(CrashPoint::MergeCommitted);
+            committed
         }
         Ok(Made::Nothing) if is_held => commit::commit(context, &claim, None, started).await,
         Ok(Made::Judged(verdict)) if is_held => {
             let ended = suspects::execute(context, &claim, &verdict).await;
+            context.reached(CrashPoint::MergeJudged);
             ended.map_err(RunError::from)
         }
         Ok(made) => {
@@ -190,10 +199,10 @@ pub(super) async fn run(context: &Arc<WorkContext>, claim: ClaimedMerge, turn: C
 /// Steps up to the published bytes.
 async fn make_output(
     context: &Arc<WorkContext>,
-    claim: &ClaimedMerge,
+    plan: &MergePlan,
+    keeper: &LeaseKeeper,
     control: &Arc<MergeControl>,
 ) -> Result<Made, RunError> {
-    let plan = &claim.plan;
     for (path, reason) in &plan.refused_paths {
         tracing::error!(plan = %plan.queue, path, reason, "a plan names a path that is not touched");
     }
@@ -206,7 +215,9 @@ async fn make_output(
         sources,
         output: commit::output_path(plan, plan.attempts)?,
     };
-    commit::remove_dead_attempts(&attempt).await?;
+    if plan.attempts > 1 && sources::are_all_there(&attempt).await? {
+        commit::remove_dead_attempts(&attempt).await?;
+    }
     if attempt.sources.is_empty() && malformed.is_empty() {
         return Ok(Made::Nothing);
     }
@@ -216,12 +227,13 @@ async fn make_output(
     }
     let (files, mut set_aside) = sources::locate(&mut attempt).await?;
     set_aside.extend(malformed);
+    context.reached(CrashPoint::MergeResolved);
     if set_aside.is_empty()
-        && let Some(published) = promote::try_promote(&attempt, &files, claim).await?
+        && let Some(published) = promote::try_promote(&attempt, &files, keeper).await?
     {
         return Ok(Made::Output(Box::new(published)));
     }
-    let published = merge_and_publish(attempt, files, set_aside, claim, control).await?;
+    let published = merge_and_publish(attempt, files, set_aside, keeper, control).await?;
     Ok(Made::Output(Box::new(published)))
 }
 
@@ -230,7 +242,7 @@ async fn merge_and_publish(
     mut attempt: Attempt<'_>,
     mut files: Vec<PathBuf>,
     mut set_aside: Vec<SetAside>,
-    claim: &ClaimedMerge,
+    keeper: &LeaseKeeper,
     control: &Arc<MergeControl>,
 ) -> Result<Published, RunError> {
     let table = attempt.plan.queue.table.clone();
@@ -262,22 +274,27 @@ async fn merge_and_publish(
     .await;
     let announced = match &merged {
         Ok(Some(_)) => {
-            let catalog = &attempt.context.catalog;
-            catalog.announce_output(claim, &attempt.output).await
+            attempt.context.reached(CrashPoint::MergeWritten);
+            let announced = keeper.announce(&attempt.output).await;
+            attempt.context.reached(CrashPoint::MergeAnnounced);
+            announced.map(Some)
         }
-        _ => Ok(()),
+        _ => Ok(None),
     };
-    let is_ready = announced.is_ok() && matches!(merged, Ok(Some(_)));
+    let ours_until = announced.as_ref().copied().unwrap_or_default();
     let (layer, table, output) = (
         attempt.layer.clone(),
         attempt.plan.queue.table.clone(),
         attempt.output.clone(),
     );
     let published = blocking(move || {
-        let published = if is_ready {
-            layer.publish(&staged, &table, &output)
-        } else {
-            Ok(())
+        let published = match ours_until {
+            // Stopped or swapped out since: whoever took over does not expect new bytes.
+            Some(until) if until <= Instant::now() => Err(RunError::LeaseLost),
+            Some(_) => layer
+                .publish(&staged, &table, &output)
+                .map_err(RunError::from),
+            None => Ok(()),
         };
         drop(folders);
         published
@@ -288,6 +305,7 @@ async fn merge_and_publish(
     };
     announced?;
     published?;
+    attempt.context.reached(CrashPoint::MergePublished);
     Ok(commit::merged(&attempt, report, set_aside))
 }
 
@@ -458,6 +476,11 @@ async fn end_when_answered(
             Ending::GiveUp(reason) => catalog.fail_merge(claim, reason).await,
             Ending::Judged(verdict) => suspects::execute(context, claim, verdict).await,
         };
+        context.reached(match ending {
+            Ending::Release(_) | Ending::Retry(_) => CrashPoint::MergeReleased,
+            Ending::GiveUp(_) => CrashPoint::MergeGivenUp,
+            Ending::Judged(_) => CrashPoint::MergeJudged,
+        });
         match ended {
             Err(CatalogError::Unavailable { .. }) if started.elapsed() < HAND_BACK_TIME_MAX => {}
             // Another worker goes on.

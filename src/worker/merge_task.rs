@@ -1,11 +1,14 @@
 //! Finds due plans of one iteration and sees each through.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use tokio::task::JoinSet;
 
 use super::{WorkContext, WorkError, merge_run};
-use crate::model::{Iteration, MergeQueue};
+use crate::{
+    crash_points::CrashPoint,
+    model::{Iteration, MergeQueue},
+};
 
 /// Plans looked at in one go; what is left is found by the next look.
 const DUE_PLANS_MAX: usize = 1000;
@@ -52,6 +55,7 @@ async fn claim_and_run(
             () = context.stop.claims.cancelled() => break,
             turn = context.gate.enter() => turn,
         };
+        let claimed_at = Instant::now();
         match context
             .catalog
             .claim_merge(queue, context.config.worker.lease)
@@ -59,10 +63,11 @@ async fn claim_and_run(
         {
             Ok(None) => {}
             Ok(Some(claim)) => {
+                context.reached(CrashPoint::MergeClaimed);
                 claimed_count += 1;
                 let worker = Arc::clone(context);
                 running.spawn(context.running.track_future(async move {
-                    merge_run::run(&worker, claim, turn).await;
+                    merge_run::run(&worker, claim, claimed_at, turn).await;
                     drop(permit);
                 }));
             }

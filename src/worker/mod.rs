@@ -8,6 +8,7 @@ mod budget;
 mod commit;
 mod drop_task;
 mod gate;
+mod janitor;
 mod lease_keeper;
 mod merge_run;
 mod merge_task;
@@ -24,10 +25,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use budget::{Budgets, merges_at_once};
 pub use drop_task::delete_due;
 pub use gate::Gate;
+pub use janitor::{Cleaned, clean};
 pub use merge_task::merge_due;
 pub use totals::Totals;
 
-use crate::{catalog::Catalog, config::Config, storage::Layers};
+use crate::{catalog::Catalog, config::Config, crash_points::CrashPoint, storage::Layers};
 
 /// What every task works with. One per configuration: a reload makes a new one.
 pub struct WorkContext {
@@ -52,6 +54,11 @@ pub struct WorkContext {
 }
 
 impl WorkContext {
+    /// A step was taken (see [`crash_points`](crate::crash_points)).
+    pub(crate) fn reached(&self, point: CrashPoint) {
+        self.config.crash_points.reached(point);
+    }
+
     /// Memory of one merge, bytes: an equal share for each that may run.
     pub fn merge_budget_bytes(&self) -> u64 {
         self.config.worker.memory_budget_bytes / self.config.worker.concurrency.max(1) as u64

@@ -1,18 +1,19 @@
 //! A plan with one sorted file: the file gets a second name, nothing is decoded.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use super::{
     commit,
+    lease_keeper::LeaseKeeper,
     merge_run::{Attempt, Published, RunError, blocking},
 };
-use crate::{merge, model::ClaimedMerge};
+use crate::{crash_points::CrashPoint, merge};
 
 /// Publishes the only input under the output's name if it is sorted already; `None` asks for a real merge.
 pub(super) async fn try_promote(
     attempt: &Attempt<'_>,
     files: &[PathBuf],
-    claim: &ClaimedMerge,
+    keeper: &LeaseKeeper,
 ) -> Result<Option<Published>, RunError> {
     let ([source], [file]) = (attempt.sources.as_slice(), files) else {
         return Ok(None);
@@ -31,12 +32,16 @@ pub(super) async fn try_promote(
     if !summary.is_sorted {
         return Ok(None);
     }
-    attempt
-        .context
-        .catalog
-        .announce_output(claim, &attempt.output)
-        .await?;
+    let ours_until = keeper.announce(&attempt.output).await?;
+    attempt.context.reached(CrashPoint::PromoteAnnounced);
     let (layer, output) = (attempt.layer.clone(), attempt.output.clone());
-    blocking(move || layer.publish_link(&file, &table, &output)).await??;
+    blocking(move || {
+        if ours_until <= Instant::now() {
+            return Err(RunError::LeaseLost);
+        }
+        Ok(layer.publish_link(&file, &table, &output)?)
+    })
+    .await??;
+    attempt.context.reached(CrashPoint::PromotePublished);
     Ok(Some(commit::promoted(attempt, source, &summary)))
 }

@@ -70,6 +70,23 @@ async fn one_by_one(
     Ok(found)
 }
 
+/// Whether every source has its bytes. A catalog that forgot its last seconds names files again whose bytes a
+/// forgotten commit replaced: then the dead attempt's output holds the only copy of their rows.
+pub(super) async fn are_all_there(attempt: &Attempt<'_>) -> Result<bool, RunError> {
+    let (layer, table) = (attempt.layer.clone(), attempt.plan.queue.table.clone());
+    let files: Vec<PathBuf> = attempt
+        .sources
+        .iter()
+        .map(|source| layer.data_file(&table, &source.path))
+        .collect();
+    blocking(move || {
+        files
+            .iter()
+            .all(|file| matches!(file.try_exists(), Ok(true)))
+    })
+    .await
+}
+
 /// Where each source lies. Sources that cannot be used leave the attempt and come back as set aside.
 ///
 /// A file that is not there may only be late (a slow mount), so the plan waits until its last attempt;

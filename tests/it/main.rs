@@ -15,6 +15,7 @@ mod budgets;
 mod catalog_suite;
 mod commands;
 mod config_messages;
+mod crash_matrix;
 mod daemon_signals;
 mod demo;
 mod embedded_run;

@@ -14,7 +14,10 @@ use std::{
 
 use super::{Probe, partition::Partition, refresh, work::GivenBack};
 use crate::{
-    catalog::{CatalogError, CommitOutcome, EntryFilter, MergeCommit, Policy, QueueDepths},
+    catalog::{
+        CatalogError, CommitOutcome, DeadOutput, EntryFilter, MergeCommit, Policy, QueueDepths,
+    },
+    crash_points::CrashPoints,
     model::{
         ClaimedDrop, ClaimedMerge, DataPath, Folder, IndexEntry, Iteration, LayerName, Lease,
         MergePlan, MergeQueue, PartitionDir, PlanId, PlanPart, TableRef,
@@ -37,6 +40,7 @@ pub(super) struct Inner {
     pub(super) locks: Mutex<Vec<File>>,
     pub(super) is_read_only: bool,
     pub(super) is_closed: AtomicBool,
+    pub(super) crash_points: CrashPoints,
 }
 
 pub(super) fn now_s() -> i64 {
@@ -104,8 +108,9 @@ impl Inner {
         }
         if !partitions.contains_key(&key) {
             let folder = self.folder(table, dir, &layer)?;
-            let partition =
+            let mut partition =
                 Partition::load(layer, table.clone(), dir.clone(), folder, self.is_read_only)?;
+            partition.crash_points = self.crash_points.clone();
             partitions.insert(key.clone(), partition);
         }
         match partitions.get_mut(&key) {
@@ -390,6 +395,31 @@ impl Inner {
         let item = &claim.item;
         self.with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
             partition.release_drop(&claim.lease.token, delay)
+        })
+    }
+
+    /// Announcements are what this process or one before it left: those of claims that run are known.
+    pub(super) fn dead_outputs(&self, limit: usize) -> Vec<DeadOutput> {
+        // Held meanwhile: an output is announced here before it stands in a partition.
+        let announced = guard(&self.announced);
+        let live: BTreeSet<&DataPath> = announced.values().flatten().collect();
+        let mut dead = Vec::new();
+        for partition in guard(&self.partitions).values() {
+            let orphans = partition.orphans();
+            dead.extend(
+                orphans
+                    .into_iter()
+                    .filter(|path| !live.contains(path))
+                    .map(|path| partition.dead_output(path)),
+            );
+        }
+        dead.truncate(limit);
+        dead
+    }
+
+    pub(super) fn forget_output(&self, dead: &DeadOutput) -> Result<(), CatalogError> {
+        self.on_queue(&dead.queue, |partition| {
+            partition.change(|metadata| metadata.pending.retain(|path| *path != dead.path))
         })
     }
 

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     catalog::CatalogError,
+    crash_points::{CrashPoint, CrashPoints},
     model::{
         DataPath, DropItem, IndexEntry, Iteration, LayerName, PartitionDir, PlanId, TableRef,
         WriterId,
@@ -190,6 +191,7 @@ pub(super) fn replace(
     dir: &Path,
     table: &TableRef,
     metadata: &Metadata,
+    crash_points: &CrashPoints,
 ) -> Result<(), CatalogError> {
     let path = dir.join(FILE_NAME);
     let aside = dir.join(TEMPORARY_NAME);
@@ -205,8 +207,11 @@ pub(super) fn replace(
         fs::create_dir_all(dir)?;
         let mut file = create_aside(&aside)?;
         file.write_all(&text)?;
+        crash_points.reached(CrashPoint::MetadataWritten);
         file.sync_all()?;
+        crash_points.reached(CrashPoint::MetadataSynced);
         fs::rename(&aside, &path)?;
+        crash_points.reached(CrashPoint::MetadataRenamed);
         File::open(dir)?.sync_all()
     })();
     written.map_err(|source| {
@@ -498,7 +503,7 @@ mod tests {
         let metadata = read(folder.path(), &layer, &table, &partition).unwrap();
         assert_eq!(metadata.files[0].added_at_s, 1_700_000_000);
         assert_eq!(metadata.drop_queue[0].due_s, 5);
-        replace(folder.path(), &table, &metadata).unwrap();
+        replace(folder.path(), &table, &metadata, &CrashPoints::none()).unwrap();
         assert_eq!(
             read(folder.path(), &layer, &table, &partition).unwrap(),
             metadata

@@ -40,12 +40,15 @@ use self::{
     work::GivenBack,
 };
 use super::{
-    Catalog, CatalogError, CommitOutcome, EntryFilter, EntryStream, MergeCommit, Policy,
-    QueueDepths, Refreshed, Retried,
+    Catalog, CatalogError, CommitOutcome, DeadOutput, EntryFilter, EntryStream, MergeCommit,
+    Policy, QueueDepths, Refreshed, Retried,
 };
-use crate::model::{
-    ClaimedDrop, ClaimedMerge, ClaimedMove, DataPath, Folder, IndexEntry, Iteration, LayerName,
-    Lease, MergePlan, MergeQueue, PlanPart, Quarantined, TableRef,
+use crate::{
+    crash_points::CrashPoints,
+    model::{
+        ClaimedDrop, ClaimedMerge, ClaimedMove, DataPath, Folder, IndexEntry, Iteration, LayerName,
+        Lease, MergePlan, MergeQueue, PlanPart, Quarantined, TableRef,
+    },
 };
 
 const LOCK_NAME: &str = ".gigamerge.lock";
@@ -86,11 +89,21 @@ impl JsonCatalog {
         policy: Arc<Policy>,
         probe: Probe,
     ) -> Result<Self, CatalogError> {
+        Self::open_with(layers, policy, probe, CrashPoints::none()).await
+    }
+
+    /// Like [`open`](Self::open), for tests that crash.
+    pub async fn open_with(
+        layers: Vec<(LayerName, PathBuf)>,
+        policy: Arc<Policy>,
+        probe: Probe,
+        crash_points: CrashPoints,
+    ) -> Result<Self, CatalogError> {
         let locks = layers
             .iter()
             .map(|(_, root)| lock(root))
             .collect::<Result<Vec<_>, _>>()?;
-        Self::load(layers, policy, probe, locks, false).await
+        Self::load(layers, policy, probe, (locks, crash_points), false).await
     }
 
     /// Opens for looking only, beside a process that works: takes no lock and writes nothing. Files that are not
@@ -100,14 +113,15 @@ impl JsonCatalog {
         policy: Arc<Policy>,
         probe: Probe,
     ) -> Result<Self, CatalogError> {
-        Self::load(layers, policy, probe, Vec::new(), true).await
+        let nothing = (Vec::new(), CrashPoints::none());
+        Self::load(layers, policy, probe, nothing, true).await
     }
 
     async fn load(
         layers: Vec<(LayerName, PathBuf)>,
         policy: Arc<Policy>,
         probe: Probe,
-        locks: Vec<File>,
+        (locks, crash_points): (Vec<File>, CrashPoints),
         is_read_only: bool,
     ) -> Result<Self, CatalogError> {
         let inner = Arc::new(Inner {
@@ -120,6 +134,7 @@ impl JsonCatalog {
             locks: Mutex::new(locks),
             is_read_only,
             is_closed: AtomicBool::new(false),
+            crash_points,
         });
         let catalog = Self { inner };
         catalog.refresh().await?;
@@ -423,6 +438,20 @@ impl Catalog for JsonCatalog {
 
     async fn finish_move(&self, claim: &ClaimedMove) -> Result<(), CatalogError> {
         Err(not_ours(claim))
+    }
+
+    async fn dead_outputs(
+        &self,
+        _age_min: Duration,
+        limit: usize,
+    ) -> Result<Vec<DeadOutput>, CatalogError> {
+        self.blocking(move |inner| Ok(inner.dead_outputs(limit)))
+            .await
+    }
+
+    async fn forget_output(&self, dead: &DeadOutput) -> Result<(), CatalogError> {
+        let dead = dead.clone();
+        self.blocking(move |inner| inner.forget_output(&dead)).await
     }
 
     async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError> {

@@ -11,8 +11,12 @@ use std::{
 };
 
 use crate::{
-    catalog::CatalogError,
-    model::{DataPath, DropItem, IndexEntry, LayerName, PartitionDir, PlanId, TableRef},
+    catalog::{CatalogError, DeadOutput},
+    crash_points::CrashPoints,
+    model::{
+        DataPath, DropItem, IndexEntry, LayerName, MergeQueue, PartitionDir, PlanId, TableRef,
+        WriterId,
+    },
 };
 
 use super::{
@@ -37,6 +41,7 @@ pub(super) struct Partition {
     pub(super) drops: Claims,
     /// Deleted files whose drop items are still in the file on disk; written out with the next change.
     pub(super) finished_drops: HashSet<DataPath>,
+    pub(super) crash_points: CrashPoints,
 }
 
 impl Partition {
@@ -61,6 +66,7 @@ impl Partition {
             merges: Claims::default(),
             drops: Claims::default(),
             finished_drops: HashSet::new(),
+            crash_points: CrashPoints::none(),
         };
         partition.set_metadata(metadata);
         Ok(partition)
@@ -80,7 +86,7 @@ impl Partition {
         if stamp.is_none() && self.folder.is_dir() && !self.is_read_only {
             // Without it, replaced files that still lie here would be taken for new ones.
             tracing::warn!(folder = %self.folder.display(), "metadata.json was removed; it is written again from memory");
-            metadata_file::replace(&self.folder, &self.table, &self.metadata)?;
+            self.replace(&self.metadata)?;
         } else {
             self.set_metadata(metadata_file::read(
                 &self.folder,
@@ -91,6 +97,10 @@ impl Partition {
         }
         self.stamp = metadata_file::stamp(&self.folder);
         Ok(())
+    }
+
+    fn replace(&self, metadata: &Metadata) -> Result<(), CatalogError> {
+        metadata_file::replace(&self.folder, &self.table, metadata, &self.crash_points)
     }
 
     pub(super) fn change(&mut self, apply: impl FnOnce(&mut Metadata)) -> Result<(), CatalogError> {
@@ -107,7 +117,7 @@ impl Partition {
             return Ok(());
         }
         if !self.is_read_only
-            && let Err(error) = metadata_file::replace(&self.folder, &self.table, &next)
+            && let Err(error) = self.replace(&next)
         {
             // The rename may have happened before the error: what is on disk is true.
             // When that cannot be read, nobody knows.
@@ -217,6 +227,22 @@ impl Partition {
             .filter(|path| self.entry(path).is_none())
             .cloned()
             .collect()
+    }
+
+    /// The queue's writer is not known any more, and does not matter here.
+    pub(super) fn dead_output(&self, path: DataPath) -> DeadOutput {
+        DeadOutput {
+            queue: MergeQueue {
+                table: self.table.clone(),
+                iteration: path.iteration(),
+                dir: self.dir.clone(),
+                layer: self.layer.clone(),
+                writer: WriterId::default(),
+            },
+            path,
+            sources: Vec::new(),
+            token: String::new(),
+        }
     }
 
     /// Removes outputs that were announced and never committed, and forgets those that are gone for sure:

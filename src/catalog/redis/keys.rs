@@ -155,6 +155,15 @@ pub(super) fn folders(table: &TableRef) -> String {
     format!("folders:{}:{}", table.database(), table.table())
 }
 
+/// Finds the announced outputs of every table.
+pub(super) const ANNOUNCED_PATTERN: &str = "announced:*";
+
+/// The table of `announced:{db}:{table}`.
+pub(super) fn parse_announced(key: &str) -> Option<TableRef> {
+    let (database, table) = key.strip_prefix("announced:")?.split_once(':')?;
+    TableRef::new(database, table).ok()
+}
+
 /// The table of `folders:{db}:{table}`.
 pub(super) fn parse_folders(key: &str) -> Option<TableRef> {
     let (database, table) = key.strip_prefix("folders:")?.split_once(':')?;

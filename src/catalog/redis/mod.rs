@@ -11,6 +11,7 @@ mod endpoint;
 mod finder;
 mod index;
 mod keys;
+mod leftovers;
 mod quarantine;
 mod query;
 mod queues;
@@ -32,8 +33,8 @@ use self::{
     wire::EntryCommand,
 };
 use super::{
-    Catalog, CatalogError, CommitOutcome, EntryFilter, EntryStream, MergeCommit, Policy,
-    QueueDepths, Refreshed, Retried,
+    Catalog, CatalogError, CommitOutcome, DeadOutput, EntryFilter, EntryStream, MergeCommit,
+    Policy, QueueDepths, Refreshed, Retried,
 };
 use crate::{
     config::RedisConfig,
@@ -329,6 +330,13 @@ impl Catalog for RedisCatalog {
                     tokio::time::sleep(COMMIT_PAUSE * tries).await;
                     tries += 1;
                 }
+                // The lost call may have committed, and the output been merged further since.
+                Ok(CommitOutcome::LeaseLost) if tries > 1 => {
+                    return Err(CatalogError::Unavailable {
+                        context: "committing a merge".to_owned(),
+                        reason: "an answer was lost, and the plan is not ours any more".to_owned(),
+                    });
+                }
                 outcome => return outcome,
             }
         }
@@ -448,6 +456,21 @@ impl Catalog for RedisCatalog {
         let queue = queues::move_queue_of(claim);
         self.finish_file(&queue, &claim.lease.token, &claim.item.path_from)
             .await
+    }
+
+    async fn dead_outputs(
+        &self,
+        age_min: Duration,
+        limit: usize,
+    ) -> Result<Vec<DeadOutput>, CatalogError> {
+        self.find_dead_outputs(age_min, limit).await
+    }
+
+    async fn forget_output(&self, dead: &DeadOutput) -> Result<(), CatalogError> {
+        let keys = keys::merge_keys(&dead.queue);
+        scripts::dead_output(&self.connection, &keys, &dead.token, Duration::ZERO, true)
+            .await
+            .map(drop)
     }
 
     async fn queue_depths(&self) -> Result<QueueDepths, CatalogError> {

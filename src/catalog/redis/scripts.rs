@@ -80,6 +80,7 @@ static RELEASE_PLAN: LazyLock<Script> = script!("release_plan", "queue");
 static SPLIT_PLAN: LazyLock<Script> = script!("split_plan", "queue");
 static FAIL_PLAN: LazyLock<Script> = script!("fail_plan", "queue");
 static ANNOUNCE_OUTPUT: LazyLock<Script> = script!("announce_output", "queue");
+static DEAD_OUTPUT: LazyLock<Script> = script!("dead_output", "queue");
 static RETRY_QUARANTINED: LazyLock<Script> = script!("retry_quarantined", "entry", "index");
 static RETRY_FAILED: LazyLock<Script> = script!("retry_failed", "queue");
 static DROP_QUARANTINED: LazyLock<Script> = script!("drop_quarantined", "queue", "entry", "index");
@@ -98,6 +99,7 @@ pub fn all() -> [&'static Script; 14] {
         &SPLIT_PLAN,
         &FAIL_PLAN,
         &ANNOUNCE_OUTPUT,
+        &DEAD_OUTPUT,
         &PEEK_PLANS,
         &RETRY_QUARANTINED,
         &RETRY_FAILED,
@@ -288,6 +290,41 @@ pub(super) async fn announce_output(
         .await
 }
 
+/// What an announcement is good for (see [`dead_output`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Announced {
+    /// Nobody can commit it any more.
+    Dead,
+    /// The index names it.
+    Indexed,
+    /// It may still be committed, or nothing is known of it.
+    Open,
+}
+
+/// Judges an announced output by the text of its announcement, and forgets it if that is asked for.
+pub(super) async fn dead_output(
+    connection: &Connection,
+    queue: &ScriptKeys,
+    announcement: &str,
+    age_min: Duration,
+    forget: bool,
+) -> Result<Announced, CatalogError> {
+    let mode = if forget { "forget" } else { "look" };
+    let reply: String = DEAD_OUTPUT
+        .call(
+            connection,
+            "looking for outputs of dead workers",
+            queue,
+            &[announcement, &seconds(age_min), mode],
+        )
+        .await?;
+    Ok(match reply.as_str() {
+        "dead" => Announced::Dead,
+        "indexed" => Announced::Indexed,
+        _ => Announced::Open,
+    })
+}
+
 pub(super) async fn end_merge(
     connection: &Connection,
     queue: &ScriptKeys,
@@ -474,6 +511,7 @@ mod tests {
             "announce_output",
             include_str!("../../../lua/announce_output.lua"),
         ),
+        ("dead_output", include_str!("../../../lua/dead_output.lua")),
         ("peek_plans", include_str!("../../../lua/peek_plans.lua")),
         (
             "retry_quarantined",

@@ -12,7 +12,7 @@ use crate::{
     model::LayerName,
 };
 
-use super::{DAY, SECOND};
+use super::{DAY, GRACE, SECOND, warn_of_short_grace};
 
 const LAYERS_MAX: usize = 64;
 
@@ -64,6 +64,7 @@ fn only_layer(
         root: folder.value.clone(),
         is_global: true,
         ttl: None,
+        grace: None,
     };
     (vec![layer], vec![folder])
 }
@@ -88,6 +89,8 @@ fn layer(
     let url = section.text("url");
     let is_global = section.boolean("global");
     let ttl = section.whole_seconds("ttl", SECOND..=36_500 * DAY);
+    let grace = section.whole_seconds("grace", GRACE);
+    warn_of_short_grace(grace.as_ref(), report);
     for key in ["auth_key", "auth_secret"] {
         if let Some(secret) = section.secret(key) {
             report.warning(
@@ -127,6 +130,7 @@ fn layer(
         root: root.value.clone(),
         is_global: is_global.is_some_and(|is_global| is_global.value),
         ttl: ttl.map(|ttl| ttl.value),
+        grace: grace.map(|grace| grace.value),
     };
     Some((layer, root))
 }

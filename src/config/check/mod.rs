@@ -6,7 +6,7 @@ mod tables;
 
 pub(crate) use tables::{parse_compression, parse_sort_column};
 
-use std::{path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use croner::parser::{CronParser, Seconds};
 use tracing_subscriber::EnvFilter;
@@ -17,7 +17,10 @@ use super::{
     raw::{Section, Setting},
     units,
 };
-use crate::model::{Iteration, WriterId};
+use crate::{
+    crash_points::CrashPoints,
+    model::{Iteration, WriterId},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -32,6 +35,9 @@ const MEMORY_BUDGET_BYTES: u64 = 512 << 20;
 const MEMORY_PER_MERGE_BYTES_MIN: u64 = 64 << 20;
 /// Queries that took their file list before a merge usually end within this time.
 const GRACE_WARNING: Duration = Duration::from_secs(30);
+const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(30 * 24);
+/// Unlinking takes the disk's journal from readers: a merge of thousands is spread over seconds.
+const DROPS_PER_SECOND: u32 = 500;
 
 /// A configuration whose folders have not been looked at. Only meaningful when nothing was reported.
 pub(super) struct Checked {
@@ -66,6 +72,7 @@ pub(super) fn check(mut root: Section<'_>, report: &Report) -> Checked {
             drops,
             log,
             warnings: Vec::new(),
+            crash_points: CrashPoints::none(),
         },
         roots,
         scratch,
@@ -212,6 +219,7 @@ fn worker(mut section: Section<'_>, report: &Report) -> (WorkerConfig, Option<Se
     let lease = section.whole_seconds("lease", 5 * SECOND..=HOUR);
     let stop_timeout = section.duration("stop_timeout", Duration::ZERO..=HOUR);
     let max_attempts = section.integer("max_attempts", 1..=1000);
+    let janitor_interval = section.duration("janitor_interval", SECOND..=30 * DAY);
     let writers = section
         .texts("writers", WRITERS_MAX)
         .and_then(|writers| check_writers(&writers, report));
@@ -226,6 +234,7 @@ fn worker(mut section: Section<'_>, report: &Report) -> (WorkerConfig, Option<Se
         max_attempts: max_attempts
             .and_then(|attempts| u32::try_from(attempts).ok())
             .unwrap_or(5),
+        janitor_interval: janitor_interval.map_or(DAY, |interval| interval.value),
         writers,
     };
     (worker, scratch)
@@ -259,12 +268,8 @@ fn check_writers(writers: &Setting<Vec<String>>, report: &Report) -> Option<Vec<
     Some(ids)
 }
 
-fn drops(mut section: Section<'_>, report: &Report) -> DropConfig {
-    let grace = section.whole_seconds("grace", Duration::ZERO..=30 * DAY);
-    let interval = section.duration("interval", Duration::from_millis(100)..=HOUR);
-    if let Some(grace) = &grace
-        && grace.value < GRACE_WARNING
-    {
+fn warn_of_short_grace(grace: Option<&Setting<Duration>>, report: &Report) {
+    if let Some(grace) = grace.filter(|grace| grace.value < GRACE_WARNING) {
         report.warning(
             &grace.place,
             &format!(
@@ -273,10 +278,20 @@ fn drops(mut section: Section<'_>, report: &Report) -> DropConfig {
             ),
         );
     }
+}
+
+fn drops(mut section: Section<'_>, report: &Report) -> DropConfig {
+    let grace = section.whole_seconds("grace", GRACE);
+    let interval = section.duration("interval", Duration::from_millis(100)..=HOUR);
+    let max_per_second = section.integer("max_per_second", 1..=100_000);
+    warn_of_short_grace(grace.as_ref(), report);
     section.finish();
     DropConfig {
         grace: grace.map_or(300 * SECOND, |grace| grace.value),
         interval: interval.map_or(10 * SECOND, |interval| interval.value),
+        max_per_second: max_per_second
+            .and_then(|count| u32::try_from(count).ok())
+            .unwrap_or(DROPS_PER_SECOND),
     }
 }
 

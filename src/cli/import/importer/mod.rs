@@ -23,6 +23,7 @@ use super::{
     report::Report,
 };
 use crate::{
+    crash_points::CrashPoint,
     daemon,
     model::{DataPath, IndexEntry, Iteration, LayerName, PartitionDir, TableRef, WriterId},
     storage::{Layer, StorageError},
@@ -342,16 +343,21 @@ impl<'a> Import<'a> {
                 }
             }
         }
+        self.context.reached(CrashPoint::ImportCopied);
         let mut published = Vec::new();
         for (layer, items) in staged {
             let paths: Vec<&DataPath> = items.iter().map(|item| &item.entry.path).collect();
             self.ledger(&layer)?.begin(&paths)?;
+            self.context.reached(CrashPoint::ImportRecorded);
             for item in items {
                 let path = &item.entry.path;
                 let from = self.ledger(&layer)?.staged(path);
                 let layer = self.context.layers.get(&layer)?;
                 match layer.publish(&from, &self.table, path) {
-                    Ok(()) => published.push(item),
+                    Ok(()) => {
+                        self.context.reached(CrashPoint::ImportPublished);
+                        published.push(item);
+                    }
                     Err(error) => self.report.bad(path, &text(error)),
                 }
             }
@@ -366,6 +372,7 @@ impl<'a> Import<'a> {
         }
         let entries: Vec<IndexEntry> = items.iter().map(|item| item.entry.clone()).collect();
         self.context.catalog.batch(&entries, &[]).await?;
+        self.context.reached(CrashPoint::ImportRegistered);
         let mut by_layer: HashMap<&LayerName, Vec<_>> = HashMap::new();
         for item in &items {
             let read = item.source.as_ref().and_then(|source| source.read.clone());
@@ -378,6 +385,7 @@ impl<'a> Import<'a> {
         for (layer, files) in by_layer {
             self.ledger(layer)?.finish(&files)?;
         }
+        self.context.reached(CrashPoint::ImportFinished);
         Ok(())
     }
 }
