@@ -16,7 +16,10 @@ use gigamerge::{
 
 use crate::{
     catalog_suite::{entry, policy},
-    support::{cutting_proxy::CuttingProxy, redis_server::RedisServer},
+    support::{
+        proxy::{Fault, Proxy},
+        redis_server::RedisServer,
+    },
 };
 
 fn connect(config: &RedisConfig) -> RedisCatalog {
@@ -166,11 +169,8 @@ fn free_port() -> u16 {
 #[tokio::test]
 async fn a_commit_or_renewal_whose_answer_is_lost_is_not_lost() {
     let server = RedisServer::start();
-    let proxy = CuttingProxy::start(&server.socket());
-    let catalog = connect(&RedisConfig::new(&format!(
-        "unix://{}",
-        proxy.socket().display()
-    )));
+    let proxy = Proxy::start(&server.socket());
+    let catalog = connect(&RedisConfig::new(&proxy.url()));
     let files = ["a.1", "b.1"].map(|name| entry(name, 100));
     catalog.batch(&files, &[]).await.unwrap();
     let queue = catalog.due_merges(Iteration(1), 1).await.unwrap()[0]
@@ -181,7 +181,7 @@ async fn a_commit_or_renewal_whose_answer_is_lost_is_not_lost() {
     // So that the server knows the script, and the answer that is lost is the renewal's.
     claim.lease = catalog.renew_merge(&claim, lease).await.unwrap();
 
-    proxy.swallow_next_answer();
+    proxy.fail_next("EVALSHA", Fault::SwallowAnswer);
     let error = catalog.renew_merge(&claim, lease).await.unwrap_err();
     assert!(proxy.is_done());
     assert!(
@@ -202,7 +202,7 @@ async fn a_commit_or_renewal_whose_answer_is_lost_is_not_lost() {
     stale.lease.token.push(' ');
     let outcome = catalog.commit_merge(&stale, &commit).await.unwrap();
     assert_eq!(outcome, CommitOutcome::LeaseLost);
-    proxy.swallow_next_answer();
+    proxy.fail_next("EVALSHA", Fault::SwallowAnswer);
     let outcome = catalog.commit_merge(&claim, &commit).await.unwrap();
     assert!(proxy.is_done());
     assert_eq!(outcome, CommitOutcome::Committed);
