@@ -3,7 +3,9 @@
 
 use std::{
     os::unix::process::ExitStatusExt,
-    process::{Command, Output, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -12,6 +14,7 @@ use gigamerge::{
     config::Config,
     crash_points::{CrashPoint, CrashPoints},
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 const ARGUMENTS: &str = "CRASHING_PROGRAM_ARGUMENTS";
 const POINT: &str = "CRASHING_PROGRAM_POINT";
@@ -65,6 +68,73 @@ pub fn command(crash: Crash, arguments: &[&str]) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
+}
+
+/// A child that stopped (`SIGSTOP`) at its crash point. Killed when the test ends.
+pub struct Stopped {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Stopped {
+    /// Starts it and waits until it has stopped.
+    pub fn start(point: CrashPoint, arguments: &[&str], log: &Path) -> Self {
+        let child = command(Crash::stop(point), arguments)
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut stopped = Self {
+            child,
+            log: log.to_owned(),
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let status = format!("/proc/{}/stat", stopped.child.id());
+        loop {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            // The state stands after the name, which ends with a bracket.
+            if text.rsplit(')').next().unwrap().trim().starts_with('T') {
+                return stopped;
+            }
+            let ended = stopped.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "{} was not reached ({ended:?}):\n{}",
+                point.name(),
+                stopped.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `SIGCONT`: it goes on as if no time had passed.
+    pub fn go_on(&self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::CONT).unwrap();
+    }
+
+    /// Waits for its end; returns the exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "still running:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Runs to the end; true when it was killed by the crash point, which the point's own signal says.

@@ -86,11 +86,6 @@ impl Proxy {
         self.shared.faults_done.load(Ordering::SeqCst) > 0
     }
 
-    /// Faults that have happened since the last `fail_next`.
-    pub fn faults_count(&self) -> usize {
-        self.shared.faults_done.load(Ordering::SeqCst)
-    }
-
     /// From now on one piece of data in so many is late, or lost with its connection; 0 for none.
     pub fn bad_one_in(&self, count: u64) {
         self.shared.bad_one_in.store(count, Ordering::SeqCst);
@@ -106,7 +101,7 @@ impl Proxy {
 
     /// From now on this is the server, as after a failover.
     pub fn turn_to(&self, server: &Path) {
-        *self.shared.server.lock().unwrap() = server.to_owned();
+        server.clone_into(&mut self.shared.server.lock().unwrap());
         self.cut_all();
     }
 }

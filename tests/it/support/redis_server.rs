@@ -73,6 +73,11 @@ impl RedisServer {
         self.child.as_ref().unwrap().id()
     }
 
+    /// Where it keeps its data.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join("redis.sock")
     }
