@@ -42,7 +42,7 @@ fn others_go_on(world: &World, what: &str, is_done: impl Fn() -> bool) {
 
 fn is_final(world: &World) -> bool {
     let indexed = world.indexed();
-    indexed.len() == 1 && indexed.iter().all(|name| name.ends_with(".3.parquet"))
+    !indexed.is_empty() && indexed.iter().all(|name| name.ends_with(".3.parquet"))
 }
 
 fn stop_in_merge(point: CrashPoint) {

@@ -46,17 +46,18 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 fn is_final(world: &World) -> bool {
+    // A plan whose attempt ended unheard is split before it is tried again.
     world.is_at_rest()
-        && world.indexed().len() == 1
+        && !world.indexed().is_empty()
         && world
             .indexed()
             .iter()
             .all(|name| name.ends_with(".3.parquet"))
 }
 
-/// The daemon goes on through everything and ends with one file.
+/// The daemon goes on through everything and ends with final files.
 fn assert_heals(world: &World, daemon: &mut Program) {
-    daemon.wait_until("one final file", |_| is_final(world));
+    daemon.wait_until("final files", |_| is_final(world));
     world.assert_nothing_stray("in the end");
     assert_states(&[world.state("in the end", false)]);
 }
@@ -137,7 +138,8 @@ fn forget_a_commit(world: &mut World, then: impl FnOnce(&World)) -> String {
 
 #[test]
 fn a_server_that_forgot_a_commit_gets_it_again() {
-    let mut world = World::with(Some(RedisServer::start()), LEVELS);
+    let settings = format!("{LEVELS}janitor_interval = \"1s\"\n");
+    let mut world = World::with(Some(RedisServer::start()), &settings);
     forget_a_commit(&mut world, |_| {});
     let after = world.state("forgotten", false);
     let mut daemon = Program::start(&["run", "--config", &world.config]);
