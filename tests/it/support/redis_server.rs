@@ -1,6 +1,8 @@
 //! A Redis server of a test's own: in its own folder, on a free port and a socket, gone with the test.
 
 use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -53,10 +55,20 @@ impl RedisServer {
             .expect("redis-server must be installed; tests/run does that");
         self.child = Some(child);
         let deadline = Instant::now() + Duration::from_secs(20);
-        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+        while !self.answers() {
             assert!(Instant::now() < deadline, "redis-server did not start");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Whether it has read what it had saved: until then it answers each call with LOADING.
+    fn answers(&self) -> bool {
+        let Ok(mut stream) = UnixStream::connect(self.socket()) else {
+            return false;
+        };
+        let mut answer = [0; 5];
+        let asked = stream.write_all(b"PING\r\n");
+        asked.is_ok() && stream.read_exact(&mut answer).is_ok() && !answer.starts_with(b"-LOAD")
     }
 
     /// Ends the server at once, as a crash does.
