@@ -162,6 +162,8 @@ local function in_chunks(paths, act)
   end
 end
 
+-- The sources' entries: what waits for its deletion can be brought back (undelete).
+local stored = {}
 for _, files_key in ipairs(list_order) do
   local paths = source_lists[files_key]
   local gone = in_chunks(paths, function(first, chunk)
@@ -170,6 +172,7 @@ for _, files_key in ipairs(list_order) do
       if not entry or (entry.layer or '') ~= layer then
         return paths[first + place - 1]
       end
+      stored[paths[first + place - 1]] = text
     end
   end)
   if gone then
@@ -185,7 +188,9 @@ for _, files_key in ipairs(list_order) do
     redis.call('HDEL', files_key, unpack(chunk))
   end)
 end
+batch.replaced_by, batch.replaced_count = output and output.path, source_count
 for _, source in ipairs(sources) do
+  source.stored = stored[source.path]
   local folder = folder_of(batch, source)
   folder.change = folder.change - 1
   plan_drop(batch, source)

@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use gigamerge::{
     cli::{
         self, Cli, Command, check_config, demo, import, ls, merge_files, once, plan, quarantine,
-        query, scripts, verify,
+        query, scripts, undelete, verify,
     },
     config::{Config, ConfigError},
 };
@@ -73,6 +73,7 @@ fn obey(cli: &Cli, runtime: &Runtime) -> anyhow::Result<()> {
         Command::Quarantine(args) => {
             runtime.block_on(quarantine::run(&args.action, load(args.action.common())?))?
         }
+        Command::Undelete(args) => runtime.block_on(undelete::run(args, load(&args.common)?))?,
         Command::Verify(args) => runtime.block_on(verify::run(args, load(&args.common)?))?,
         Command::Scripts(args) => scripts::run(args)?,
         Command::MergeFiles(args) => runtime.block_on(merge_files::run(args))?,

@@ -193,6 +193,16 @@ local function plan_move(batch, entry)
     .. ',"time_s":' .. int_text(entry.chunk_s + math.ceil(entry.ttl.ttl_s)) .. '}')
 end
 
+-- A file that a merge replaced keeps what is needed to bring it back.
+local function replaced_fields(batch, entry)
+  if not (batch.replaced_by and entry.stored) then
+    return ''
+  end
+  return ',"replaced_by":' .. encoded(batch.replaced_by)
+    .. ',"replaced_count":' .. int_text(batch.replaced_count)
+    .. ',"entry":' .. cjson.encode(entry.stored)
+end
+
 local function plan_drop(batch, entry)
   push_item(batch, entry.queue_key, '{"id":"' .. fresh_id(entry.path)
     .. '","writer_id":' .. encoded(entry.writer)
@@ -200,7 +210,7 @@ local function plan_drop(batch, entry)
     .. ',"path":' .. cjson.encode(entry.path)
     .. ',"database":' .. encoded(entry.database)
     .. ',"table":' .. encoded(entry.table_name)
-    .. ',"time_s":' .. int_text(batch.drop_at_s) .. '}')
+    .. ',"time_s":' .. int_text(batch.drop_at_s) .. replaced_fields(batch, entry) .. '}')
 end
 
 -- A file that is in the index already only changes its entry: it was counted and planned before.

@@ -229,6 +229,40 @@ pub struct DeadOutput {
     pub token: String,
 }
 
+/// A merge whose inputs still wait for their deletion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replacement {
+    /// The table.
+    pub table: TableRef,
+    /// The layer of inputs and output.
+    pub layer: LayerName,
+    /// Their writer.
+    pub writer: WriterId,
+    /// The file that took their place.
+    pub output: DataPath,
+    /// The inputs that wait, sorted.
+    pub sources: Vec<DataPath>,
+    /// How many inputs the merge had.
+    pub sources_count: usize,
+    /// When the bytes of the first may be deleted, Unix seconds.
+    pub due_s: i64,
+}
+
+/// What became of bringing replaced files back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undeleted {
+    /// The index names them instead of the output, whose bytes are deleted after a grace of their own.
+    Done,
+    /// The index does not name the output any more; nothing changed.
+    OutputGone,
+    /// Some of them do not wait any more; nothing changed.
+    BeingDeleted,
+}
+
+/// Why files that were brought back are not merged again.
+const BROUGHT_BACK: &str =
+    "brought back by undelete; gigamerge quarantine retry lets it be merged again";
+
 /// How much work stands in the queues.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QueueDepths {
@@ -514,6 +548,17 @@ pub trait Catalog: Send + Sync + 'static {
 
     /// Forgets such an output: its bytes are gone, or the index names them.
     async fn forget_output(&self, dead: &DeadOutput) -> Result<(), CatalogError>;
+
+    /// Merges of a table whose inputs still wait for their deletion, oldest first.
+    async fn replacements(&self, table: &TableRef) -> Result<Vec<Replacement>, CatalogError>;
+
+    /// Puts the inputs of a merge back in the place of its output, in one atomic call. They are set
+    /// aside, so that they are not merged again by themselves.
+    async fn undelete(
+        &self,
+        replacement: &Replacement,
+        grace: Duration,
+    ) -> Result<Undeleted, CatalogError>;
 
     /// Lets go of everything that keeps another catalog from being opened on the same place.
     /// Nothing is claimed at this point, and no call follows.

@@ -14,6 +14,7 @@ pub mod query;
 pub mod run;
 pub mod scripts;
 mod time_argument;
+pub mod undelete;
 pub mod verify;
 
 use std::path::PathBuf;
@@ -87,6 +88,13 @@ pub enum Command {
     /// The embedded catalog is locked meanwhile: stop the daemon first. On Redis, stop programs
     /// that write this table without registering their files first.
     Import(import::ImportArgs),
+    /// Bring back the files that a merge replaced, while they wait for their deletion.
+    ///
+    /// They come back in the place of the merged file, in one step: no row is there twice. That
+    /// works as long as the merged file was not merged on itself. They are not merged again
+    /// until `gigamerge quarantine retry` says so. The embedded catalog is locked meanwhile:
+    /// stop the daemon first.
+    Undelete(undelete::UndeleteArgs),
     /// Compare index, queues, files and footers both ways; list every difference; mend what is safe.
     ///
     /// May run beside daemons and writers. Exit code 0: no difference is left; 1: there are some.

@@ -44,4 +44,5 @@ mod redis_scripts;
 mod secrets;
 mod soak;
 mod support;
+mod undelete;
 mod verify;

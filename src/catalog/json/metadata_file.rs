@@ -44,6 +44,15 @@ pub(super) struct FileRecord {
     pub(super) found_size_bytes: Option<u64>,
 }
 
+/// What is needed to bring a replaced file back, while it stands in `drop_queue`.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Replaced {
+    pub(super) by: DataPath,
+    /// How many files `by` replaced.
+    pub(super) count: usize,
+    pub(super) record: FileRecord,
+}
+
 /// Why a file is not merged any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Aside {
@@ -76,6 +85,8 @@ pub(super) struct Metadata {
     pub(super) drop_queue: Vec<DropItem>,
     /// Sizes of files in `drop_queue` that we found ourselves: a file of another size is another file.
     pub(super) found_drop_sizes: HashMap<DataPath, u64>,
+    /// Files in `drop_queue` that a merge replaced.
+    pub(super) replaced: HashMap<DataPath, Replaced>,
     /// Outputs whose bytes may be there though no entry names them.
     pub(super) pending: Vec<DataPath>,
     /// Plans that were claimed and did not end yet.
@@ -160,6 +171,9 @@ pub(super) fn read(
                 metadata
                     .found_drop_sizes
                     .extend(size.map(|bytes| (drop.path.clone(), bytes)));
+                metadata.replaced.extend(
+                    replaced(&item, layer, table).map(|replaced| (drop.path.clone(), replaced)),
+                );
                 metadata.drop_queue.push(drop);
             }
             None => metadata.foreign_drops.push(item),
@@ -238,7 +252,10 @@ fn to_text(table: &TableRef, metadata: &Metadata) -> Result<Vec<u8>, serde_json:
     let mut drops: Vec<Value> = metadata
         .drop_queue
         .iter()
-        .map(|drop| drop_value(drop, metadata.found_drop_sizes.get(&drop.path)))
+        .map(|drop| {
+            let size = metadata.found_drop_sizes.get(&drop.path);
+            drop_value(drop, size, metadata.replaced.get(&drop.path))
+        })
         .collect();
     drops.extend(metadata.foreign_drops.iter().cloned());
     let mut top = metadata.extra.clone();
@@ -460,7 +477,20 @@ fn drop_item(item: &Value, layer: &LayerName, table: &TableRef) -> Option<DropIt
     })
 }
 
-pub(super) fn drop_value(drop: &DropItem, found_size_bytes: Option<&u64>) -> Value {
+/// `None` for deletes that somebody asked for.
+fn replaced(item: &Value, layer: &LayerName, table: &TableRef) -> Option<Replaced> {
+    Some(Replaced {
+        by: DataPath::parse(item.get("replaced_by")?.as_str()?).ok()?,
+        count: usize::try_from(item.get("replaced_count")?.as_u64()?).ok()?,
+        record: file_record(item.get("entry")?, layer, table)?,
+    })
+}
+
+pub(super) fn drop_value(
+    drop: &DropItem,
+    found_size_bytes: Option<&u64>,
+    replaced: Option<&Replaced>,
+) -> Value {
     let mut value = json!({
         "id": drop.id.as_str(),
         "writer_id": drop.writer.as_str(),
@@ -472,6 +502,11 @@ pub(super) fn drop_value(drop: &DropItem, found_size_bytes: Option<&u64>) -> Val
     });
     if let Some(bytes) = found_size_bytes {
         value["found_size_bytes"] = json!(bytes);
+    }
+    if let Some(replaced) = replaced {
+        value["replaced_by"] = json!(replaced.by.as_str());
+        value["replaced_count"] = json!(replaced.count);
+        value["entry"] = file_value(&replaced.record);
     }
     value
 }

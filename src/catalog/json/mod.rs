@@ -15,6 +15,7 @@ mod partition;
 mod planner;
 mod quarantine;
 mod refresh;
+mod replaced;
 mod work;
 
 use std::{
@@ -41,7 +42,7 @@ use self::{
 };
 use super::{
     Catalog, CatalogError, CommitOutcome, DeadOutput, EntryFilter, EntryStream, MergeCommit,
-    Policy, QueueDepths, Refreshed, Retried,
+    Policy, QueueDepths, Refreshed, Replacement, Retried, Undeleted,
 };
 use crate::{
     crash_points::CrashPoints,
@@ -438,6 +439,22 @@ impl Catalog for JsonCatalog {
 
     async fn finish_move(&self, claim: &ClaimedMove) -> Result<(), CatalogError> {
         Err(not_ours(claim))
+    }
+
+    async fn replacements(&self, table: &TableRef) -> Result<Vec<Replacement>, CatalogError> {
+        let table = table.clone();
+        self.blocking(move |inner| Ok(inner.replacements(&table)))
+            .await
+    }
+
+    async fn undelete(
+        &self,
+        replacement: &Replacement,
+        grace: Duration,
+    ) -> Result<Undeleted, CatalogError> {
+        let replacement = replacement.clone();
+        self.blocking(move |inner| inner.undelete(&replacement, grace))
+            .await
     }
 
     async fn dead_outputs(

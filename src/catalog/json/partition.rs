@@ -22,7 +22,7 @@ use crate::{
 use super::{
     claims::Claims,
     index::now_s,
-    metadata_file::{self, Aside, FileRecord, Metadata, Stamp},
+    metadata_file::{self, Aside, FileRecord, Metadata, Replaced, Stamp},
 };
 
 #[derive(Debug)]
@@ -112,6 +112,7 @@ impl Partition {
             .retain(|drop| !finished.contains(&drop.path));
         next.found_drop_sizes
             .retain(|path, _| !finished.contains(path));
+        next.replaced.retain(|path, _| !finished.contains(path));
         forget_plans_without_files(&mut next);
         if next == self.metadata {
             return Ok(());
@@ -215,7 +216,7 @@ impl Partition {
                     push_file(metadata, entry, *added_at_s);
                 }
             }
-            remove_files(metadata, remove, now_s + drop_delay_s);
+            remove_files(metadata, remove, now_s + drop_delay_s, None);
         })
     }
 
@@ -286,15 +287,30 @@ pub(super) fn push_file(metadata: &mut Metadata, entry: IndexEntry, added_at_s: 
     });
 }
 
-pub(super) fn remove_files(metadata: &mut Metadata, paths: &[DataPath], due_s: i64) {
+/// `by`: the file that has their rows.
+pub(super) fn remove_files(
+    metadata: &mut Metadata,
+    paths: &[DataPath],
+    due_s: i64,
+    by: Option<&DataPath>,
+) {
     let removed: HashSet<&DataPath> = paths.iter().collect();
     let queue = &mut metadata.drop_queue;
     let sizes = &mut metadata.found_drop_sizes;
+    let replaced = &mut metadata.replaced;
     metadata.files.retain(|record| {
         let goes = removed.contains(&record.entry.path);
         if goes {
             if let Some(bytes) = record.found_size_bytes {
                 sizes.insert(record.entry.path.clone(), bytes);
+            }
+            if let Some(by) = by {
+                let known = Replaced {
+                    by: by.clone(),
+                    count: removed.len(),
+                    record: record.clone(),
+                };
+                replaced.insert(record.entry.path.clone(), known);
             }
             queue.push(DropItem {
                 id: PlanId::random(),

@@ -120,7 +120,9 @@ impl Partition {
             return Ok(None);
         }
         let grace_s = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
-        self.change(|metadata| remove_files(metadata, &paths, now_s().saturating_add(grace_s)))?;
+        self.change(|metadata| {
+            remove_files(metadata, &paths, now_s().saturating_add(grace_s), None);
+        })?;
         Ok(Some(paths.len() as u64))
     }
 }

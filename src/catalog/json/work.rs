@@ -215,7 +215,8 @@ impl Partition {
                     now_s,
                 );
             }
-            remove_files(metadata, &commit.sources, due_s);
+            let output = commit.output.as_ref().map(|output| &output.path);
+            remove_files(metadata, &commit.sources, due_s, output);
             for bad in &commit.set_aside {
                 set_aside(metadata, &[&bad.path], &bad.reason, None);
             }

@@ -15,6 +15,7 @@ mod leftovers;
 mod quarantine;
 mod query;
 mod queues;
+mod replaced;
 mod report;
 pub mod scripts;
 mod wire;
@@ -33,8 +34,8 @@ use self::{
     wire::EntryCommand,
 };
 use super::{
-    Catalog, CatalogError, CommitOutcome, DeadOutput, EntryFilter, EntryStream, MergeCommit,
-    Policy, QueueDepths, Refreshed, Retried,
+    BROUGHT_BACK, Catalog, CatalogError, CommitOutcome, DeadOutput, EntryFilter, EntryStream,
+    MergeCommit, Policy, QueueDepths, Refreshed, Replacement, Retried, Undeleted,
 };
 use crate::{
     config::RedisConfig,
@@ -456,6 +457,39 @@ impl Catalog for RedisCatalog {
         let queue = queues::move_queue_of(claim);
         self.finish_file(&queue, &claim.lease.token, &claim.item.path_from)
             .await
+    }
+
+    async fn replacements(&self, table: &TableRef) -> Result<Vec<Replacement>, CatalogError> {
+        self.find_replacements(table).await
+    }
+
+    async fn undelete(
+        &self,
+        replacement: &Replacement,
+        grace: Duration,
+    ) -> Result<Undeleted, CatalogError> {
+        let Replacement {
+            table,
+            layer,
+            writer,
+            output,
+            ..
+        } = replacement;
+        let keys = [
+            table.database(),
+            table.table(),
+            layer.as_str(),
+            writer.as_str(),
+        ];
+        let keys = keys.map(str::to_owned);
+        scripts::undelete(
+            &self.connection,
+            &keys,
+            output.as_str(),
+            grace,
+            BROUGHT_BACK,
+        )
+        .await
     }
 
     async fn dead_outputs(

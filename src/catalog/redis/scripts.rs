@@ -7,7 +7,7 @@ use redis::{ErrorKind, FromRedisValue, ServerErrorKind};
 
 use super::{connection::Connection, keys::ScriptKeys};
 use crate::{
-    catalog::{CatalogError, CommitOutcome},
+    catalog::{CatalogError, CommitOutcome, Undeleted},
     model::TableRef,
 };
 
@@ -81,6 +81,7 @@ static SPLIT_PLAN: LazyLock<Script> = script!("split_plan", "queue");
 static FAIL_PLAN: LazyLock<Script> = script!("fail_plan", "queue");
 static ANNOUNCE_OUTPUT: LazyLock<Script> = script!("announce_output", "queue");
 static DEAD_OUTPUT: LazyLock<Script> = script!("dead_output", "queue");
+static UNDELETE: LazyLock<Script> = script!("undelete", "entry", "index");
 static RETRY_QUARANTINED: LazyLock<Script> = script!("retry_quarantined", "entry", "index");
 static RETRY_FAILED: LazyLock<Script> = script!("retry_failed", "queue");
 static DROP_QUARANTINED: LazyLock<Script> = script!("drop_quarantined", "queue", "entry", "index");
@@ -88,7 +89,7 @@ static PEEK_PLANS: LazyLock<Script> = script!("peek_plans");
 static MEND: LazyLock<Script> = script!("mend", "queue", "entry", "index");
 
 /// Every script, those of the contract first.
-pub fn all() -> [&'static Script; 14] {
+pub fn all() -> [&'static Script; 15] {
     [
         &PATCH_INDEX,
         &GET_MERGE_PLAN,
@@ -100,6 +101,7 @@ pub fn all() -> [&'static Script; 14] {
         &FAIL_PLAN,
         &ANNOUNCE_OUTPUT,
         &DEAD_OUTPUT,
+        &UNDELETE,
         &PEEK_PLANS,
         &RETRY_QUARANTINED,
         &RETRY_FAILED,
@@ -288,6 +290,34 @@ pub(super) async fn announce_output(
     ANNOUNCE_OUTPUT
         .call(connection, "announcing an output", queue, &[token, output])
         .await
+}
+
+/// Brings back what `output` replaced.
+pub(super) async fn undelete(
+    connection: &Connection,
+    keys: &[String],
+    output: &str,
+    grace: Duration,
+    reason: &str,
+) -> Result<Undeleted, CatalogError> {
+    let context = "bringing replaced files back";
+    let reply: String = UNDELETE
+        .call(
+            connection,
+            context,
+            keys,
+            &[output, &seconds(grace), &nonce(), reason],
+        )
+        .await?;
+    match reply.as_str() {
+        "done" => Ok(Undeleted::Done),
+        "output_gone" => Ok(Undeleted::OutputGone),
+        "being_deleted" => Ok(Undeleted::BeingDeleted),
+        _ => Err(CatalogError::Refused {
+            context: context.to_owned(),
+            reason: format!("undelete gave an unknown reply {reply:?}"),
+        }),
+    }
 }
 
 /// What an announcement is good for (see [`dead_output`]).
@@ -492,7 +522,7 @@ mod tests {
 
     use super::*;
 
-    const SOURCES: [(&str, &str); 14] = [
+    const SOURCES: [(&str, &str); 15] = [
         ("patch_index", include_str!("../../../lua/patch_index.lua")),
         (
             "get_merge_plan",
@@ -512,6 +542,7 @@ mod tests {
             include_str!("../../../lua/announce_output.lua"),
         ),
         ("dead_output", include_str!("../../../lua/dead_output.lua")),
+        ("undelete", include_str!("../../../lua/undelete.lua")),
         ("peek_plans", include_str!("../../../lua/peek_plans.lua")),
         (
             "retry_quarantined",
