@@ -21,7 +21,7 @@ const PAGES_MAX: isize = 10_000;
 
 /// What a merge adds to a delete (`lua/lib/index.lua`).
 #[derive(Deserialize)]
-struct Replaced {
+struct Waiting {
     path: String,
     time_s: i64,
     replaced_by: String,
@@ -68,7 +68,7 @@ impl RedisCatalog {
     }
 
     /// Items of one list that a merge left. The list may shrink meanwhile: each comes once.
-    async fn replaced_in(&self, key: &str) -> Result<Vec<(DataPath, Replaced)>, CatalogError> {
+    async fn replaced_in(&self, key: &str) -> Result<Vec<(DataPath, Waiting)>, CatalogError> {
         let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
         for page in 0..PAGES_MAX {
             let start = page * PAGE_ITEMS;
@@ -78,7 +78,7 @@ impl RedisCatalog {
             let is_last = texts.len() < PAGE_ITEMS.unsigned_abs();
             for text in texts {
                 // Deletes that a writer asked for have no such fields.
-                if let Ok(item) = serde_json::from_slice::<Replaced>(&text)
+                if let Ok(item) = serde_json::from_slice::<Waiting>(&text)
                     && let Ok(path) = DataPath::parse(&item.path)
                     && seen.insert(path.clone())
                 {
