@@ -5,9 +5,12 @@
 //! No setting, option or variable makes a deadly one; the shipped program has
 //! [`CrashPoints::none`], and passing a point costs a comparison.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use rustix::process::{Signal, getpid, kill_process};
@@ -155,6 +158,8 @@ impl Deadly {
                 // Once: afterwards the process lives on.
                 if self.passes_left.swap(u32::MAX, Ordering::SeqCst) == 0 {
                     let _ = kill_process(getpid(), Signal::STOP);
+                    // It takes effect in here, not some steps later.
+                    std::thread::sleep(Duration::from_millis(100));
                 }
             }
         }

@@ -85,7 +85,7 @@ fn scratch_of_a_living_worker_stays_and_that_of_a_dead_one_goes() {
     assert!(crashing::run(Crash::kill(MergeWritten), &arguments).0);
     let dead = world.lake.leftovers("cpu");
     assert_eq!(dead.len(), 1);
-    std::thread::sleep(Duration::from_millis(5100));
+    std::thread::sleep(Duration::from_millis(6500));
     let log = world.folder.path().join("stopped.log");
     let mut stopped = Stopped::start(MergeWritten, &arguments, &log);
     let living = world.lake.leftovers("cpu");

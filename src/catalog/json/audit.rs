@@ -23,6 +23,7 @@ use crate::{
         CatalogError,
         audit::{Audit, FolderCount, ItemState, Mend, Record, RecordStream, StoredEntry, Work},
     },
+    crash_points::CrashPoints,
     model::{DataPath, DropItem, LayerName, MergeQueue, PartitionDir, PlanId, TableRef},
 };
 
@@ -228,7 +229,8 @@ impl JsonAudit {
         if !apply(&mut metadata) {
             return Ok(false);
         }
-        metadata_file::replace(&self.data(table).join(dir.as_str()), table, &metadata)?;
+        let folder = self.data(table).join(dir.as_str());
+        metadata_file::replace(&folder, table, &metadata, &CrashPoints::none())?;
         Ok(true)
     }
 

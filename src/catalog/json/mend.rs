@@ -32,7 +32,7 @@ fn is_text(value: &Value, text: &str) -> bool {
 }
 
 pub(super) fn drop_text(drop: &DropItem) -> String {
-    metadata_file::drop_value(drop, None).to_string()
+    metadata_file::drop_value(drop, None, None).to_string()
 }
 
 /// What the file says of its files as a whole, where that is not so.

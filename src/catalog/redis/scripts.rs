@@ -89,7 +89,7 @@ static PEEK_PLANS: LazyLock<Script> = script!("peek_plans");
 static MEND: LazyLock<Script> = script!("mend", "queue", "entry", "index");
 
 /// Every script, those of the contract first.
-pub fn all() -> [&'static Script; 15] {
+pub fn all() -> [&'static Script; 16] {
     [
         &PATCH_INDEX,
         &GET_MERGE_PLAN,
@@ -522,7 +522,7 @@ mod tests {
 
     use super::*;
 
-    const SOURCES: [(&str, &str); 15] = [
+    const SOURCES: [(&str, &str); 16] = [
         ("patch_index", include_str!("../../../lua/patch_index.lua")),
         (
             "get_merge_plan",
