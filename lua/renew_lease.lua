@@ -9,8 +9,9 @@
 -- ARGV[1] JSON  the item's exact text, as it was handed out or renewed last
 -- ARGV[2] text  lease in seconds from now
 --
--- The new text's "owner" is the SHA1 of the old text: a caller whose reply was lost repeats the
--- call with the old text and is recognized.
+-- The new text's "owner" is the SHA1 of the old text, a dot and the new time_s: a caller whose reply
+-- was lost repeats the call with the old text and is recognized. A program that does not know owners
+-- takes an item over by setting another time_s: then both disagree, and the lease is lost.
 -- Reply: the item's new text, which is the new proof; "" when the item is not there any more
 -- (the lease was lost). Errors, nothing changed: ERR …
 
@@ -24,15 +25,14 @@ if problem then
   return { err = problem }
 end
 local expires_s = math.max(seconds_from_now(lease_s), now_s + 1)
-local owner = redis.sha1hex(ARGV[1])
+local renewed = redis.sha1hex(ARGV[1]) .. '.'
 
--- The item as an earlier, unheard renewal of this very text left it. One whose lease is longer
--- than any of ours was taken over by a program that does not know owners.
+-- The item as an earlier, unheard renewal of this very text left it, to the second.
 local function renewed_before()
   for place, text in ipairs(redis.call('LRANGE', queue.processing, 0, LOOK_ITEMS_MAX)) do
-    if string.find(text, owner, 1, true) then
+    if string.find(text, renewed, 1, true) then
       local item = decode_object(text)
-      if item and item.owner == owner and type(item.time_s) == 'number' and item.time_s <= expires_s then
+      if item and type(item.time_s) == 'number' and item.owner == renewed .. int_text(item.time_s) then
         return place - 1, text
       end
     end
@@ -49,7 +49,7 @@ if not item then
   return ''
 end
 local text = with_field(old, item, 'time_s', int_text(expires_s))
-text = text and with_field(text, item, 'owner', cjson.encode(owner))
+text = text and with_field(text, item, 'owner', cjson.encode(renewed .. int_text(expires_s)))
 if not text then
   return { err = 'ERR time_s or owner of this item cannot be set' }
 end

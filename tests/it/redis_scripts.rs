@@ -377,6 +377,32 @@ fn a_renewal_whose_reply_was_lost_can_be_repeated_until_somebody_takes_over() {
 }
 
 #[test]
+fn a_renewal_never_takes_an_item_back_from_a_program_that_does_not_know_owners() {
+    let server = RedisServer::start();
+    let redis = &mut server.connection();
+    push(redis, IDLE, r#"{"id":"x","time_s":7,"paths":[]}"#);
+    let text: String = call(redis, "get_merge_plan", &QUEUE, &["60", "me"]).unwrap();
+    let unheard: String = call(redis, "renew_lease", &QUEUE, &[&text, "60"]).unwrap();
+    // It sets nothing but its time, 1800 s from then: seen at once, and when these are nearly over.
+    for left_s in [1800, 100, 80] {
+        let mut taken = parse(&unheard);
+        taken["time_s"] = json!(now_s(redis) + left_s);
+        let taken = taken.to_string();
+        redis::cmd("LSET")
+            .arg(PROCESSING)
+            .arg(0)
+            .arg(&taken)
+            .exec(redis)
+            .unwrap();
+        for (proof, lease_s) in [(&text, "120"), (&text, "7200"), (&unheard, "7200")] {
+            let renewed: String = call(redis, "renew_lease", &QUEUE, &[proof, lease_s]).unwrap();
+            assert_eq!(renewed, "", "{left_s} s before its end");
+            assert_eq!(list(redis, PROCESSING), [taken.as_str()]);
+        }
+    }
+}
+
+#[test]
 fn an_item_whose_time_cannot_be_set_safely_is_set_aside_and_not_handed_out() {
     let server = RedisServer::start();
     let redis = &mut server.connection();
