@@ -1,22 +1,23 @@
 //! Opening inputs: footers are read and checked, nothing is decoded.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use parquet::{
     arrow::{
         ARROW_SCHEMA_META_KEY,
         arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
-        parquet_to_arrow_schema,
     },
+    basic::Type as PhysicalType,
+    errors::ParquetError,
     file::{
-        metadata::{FileMetaData, KeyValue, ParquetMetaData},
+        metadata::{KeyValue, ParquetMetaData, RowGroupMetaData},
         reader::{ChunkReader, Length},
     },
     schema::types::SchemaDescriptor,
@@ -25,6 +26,8 @@ use parquet::{
 use super::{
     BadInput, MergeError,
     guard::{InputBytes, guarded},
+    hint::schema_hint,
+    int96, intervals,
     nesting::{self, NESTING_MAX},
 };
 
@@ -179,7 +182,7 @@ pub(super) fn open(index: usize, path: &Path, copy_limit_bytes: u64) -> Result<I
         row_count,
         schema: Arc::clone(footer.schema()),
         hint: schema_hint(file_metadata),
-        parquet_schema: file_metadata.schema_descr_ptr(),
+        parquet_schema: own_schema(metadata),
         key_values: file_metadata
             .key_value_metadata()
             .into_iter()
@@ -258,7 +261,30 @@ fn read_footer(bytes: &InputBytes) -> Result<ArrowReaderMetadata, String> {
     check_nesting(bytes)?;
     // Types come from Parquet alone: a hint must not turn one column of two files into two types.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    ArrowReaderMetadata::load(bytes, options).map_err(|e| format!("its footer cannot be read: {e}"))
+    let unreadable = |e: ParquetError| format!("its footer cannot be read: {e}");
+    let footer = ArrowReaderMetadata::load(bytes, options.clone()).map_err(unreadable)?;
+    let footer = match intervals::as_bytes(footer.metadata()).map_err(unreadable)? {
+        None => footer,
+        Some(metadata) => {
+            ArrowReaderMetadata::try_new(Arc::new(metadata), options.clone()).map_err(unreadable)?
+        }
+    };
+    let columns = footer.parquet_schema().columns();
+    if !columns
+        .iter()
+        .any(|c| c.physical_type() == PhysicalType::INT96)
+    {
+        return Ok(footer);
+    }
+    // Columns are read here, so what is read has to be possible.
+    check_footer(footer.metadata(), bytes.len())?;
+    match int96::exact_schema(bytes, &footer)? {
+        None => Ok(footer),
+        Some(schema) => {
+            let metadata = Arc::clone(footer.metadata());
+            ArrowReaderMetadata::try_new(metadata, options.with_schema(schema)).map_err(unreadable)
+        }
+    }
 }
 
 /// Refuses schemas that are too deep to be walked. All other damage is left to the decoder.
@@ -282,28 +308,12 @@ fn check_nesting(bytes: &InputBytes) -> Result<(), String> {
     }
 }
 
-/// The embedded Arrow schema. One that cannot be decoded or does not fit is as good as none.
-fn schema_hint(metadata: &FileMetaData) -> Option<SchemaRef> {
-    let key_values = metadata.key_value_metadata()?;
-    key_values
-        .iter()
-        .find(|pair| pair.key == ARROW_SCHEMA_META_KEY)?;
-    let schema = guarded(|| {
-        parquet_to_arrow_schema(metadata.schema_descr(), Some(key_values))
-            .map_err(|e| e.to_string())
-    });
-    let schema = schema.ok()?;
-    // The reader mixes the file's notes into the schema's; those are kept apart from it.
-    let own = schema
-        .metadata()
-        .iter()
-        .filter(|(key, _)| !key_values.iter().any(|pair| pair.key == **key))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect::<HashMap<_, _>>();
-    Some(Arc::new(Schema::new_with_metadata(
-        schema.fields().clone(),
-        own,
-    )))
+/// The types as the writer gave them, whatever was changed for the decoder.
+fn own_schema(metadata: &ParquetMetaData) -> Arc<SchemaDescriptor> {
+    metadata.row_groups().first().map_or_else(
+        || metadata.file_metadata().schema_descr_ptr(),
+        RowGroupMetaData::schema_descr_ptr,
+    )
 }
 
 /// The row count, when everything the footer claims is possible.

@@ -16,8 +16,11 @@ mod estimate;
 mod footers;
 mod gather;
 mod guard;
+mod hint;
 mod inputs;
 mod inspect;
+mod int96;
+mod intervals;
 mod keys;
 mod loser_tree;
 mod nesting;
@@ -275,6 +278,7 @@ pub fn summarize(path: &Path, options: &MergeOptions) -> Result<FileSummary, Mer
 
 /// Small files are read once, as a whole.
 const SMALL_FILE_BYTES: u64 = 1 << 20;
+const CANNOT_BE_ORDERED: &str = "has a type that cannot be ordered";
 /// After so many footers that lied, none is believed.
 const MISLED_COUNT_MAX: usize = 3;
 
@@ -343,6 +347,9 @@ impl SortOrder {
                 .schema
                 .index_of(&column.name)
                 .map_err(|_| refuse(column, first_input, "is missing"))?;
+            if intervals::is_interval(&united.parquet.root_schema().get_fields()[place]) {
+                return Err(refuse(column, first_input, CANNOT_BE_ORDERED));
+            }
             let options = SortOptions {
                 descending: column.descending,
                 nulls_first: column.nulls_first,
@@ -366,11 +373,7 @@ impl SortOrder {
                 let file = filled
                     .iter()
                     .find(|input| input.schema.index_of(&column.name).is_ok());
-                refuse(
-                    column,
-                    file.unwrap_or(first_input),
-                    "has a type that cannot be ordered",
-                )
+                refuse(column, file.unwrap_or(first_input), CANNOT_BE_ORDERED)
             })?),
         };
         Ok(Self {

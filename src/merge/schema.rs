@@ -79,23 +79,30 @@ pub(super) fn unite(
         .iter()
         .filter_map(|input| input.hint.as_ref())
         .collect();
+    let key_values = shared_key_values(inputs);
     let hint = hinted.first().map(|first| {
         let same = hinted.len() == inputs.len()
             && hinted
                 .iter()
                 .all(|schema| schema.metadata() == first.metadata());
-        let metadata = if same {
+        let mut metadata = if same {
             first.metadata().clone()
         } else {
             Metadata::default()
         };
+        // Some readers look for a file's notes here and nowhere else.
+        for pair in &key_values {
+            if let Some(value) = &pair.value {
+                metadata.insert(pair.key.clone(), value.clone());
+            }
+        }
         Schema::new_with_metadata(hints, metadata)
     });
     Ok(UnitedSchema {
         schema: Arc::new(Schema::new(fields)),
         parquet: SchemaDescriptor::new(Arc::new(parquet)),
         hint,
-        key_values: shared_key_values(inputs),
+        key_values,
     })
 }
 
@@ -184,7 +191,7 @@ fn unite_type(
     let mut ranges = Vec::new();
     for (place, (input, index)) in column.places.iter().enumerate() {
         let own = input.schema.field(*index).data_type();
-        if own.is_integer()
+        if (own.is_integer() || own.is_temporal() && *own != data_type)
             && let Some(range) = range_of(input, column.name)?
         {
             ranges.push(Need { place, range });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::{
     array::{Array, ArrayRef, AsArray, make_array, new_null_array},
     compute::{CastOptions, cast_with_options},
-    datatypes::{DataType, Int64Type, UInt64Type},
+    datatypes::{DataType, Int64Type, TimeUnit, UInt64Type},
 };
 
 /// Every integer up to this one, and its negative, is exact in a float64.
@@ -74,7 +74,7 @@ pub(super) fn widen(left: &DataType, right: &DataType) -> Widened {
         return Widened::Always(right.clone());
     }
     let (Some(one), Some(two)) = (number(left), number(right)) else {
-        return Widened::Never("no type holds both without changing values");
+        return widen_others(left, right);
     };
     match (one, two) {
         (Signed(a), Signed(b)) => Widened::Always(signed(a.max(b))),
@@ -92,6 +92,52 @@ pub(super) fn widen(left: &DataType, right: &DataType) -> Widened {
         }
         // Two floats of different width, or a float and an integer that it always holds.
         (Float(_), _) | (_, Float(_)) => Widened::Always(DataType::Float64),
+    }
+}
+
+/// Times take the finer unit, decimals as many digits on both sides of the point as any has.
+fn widen_others(left: &DataType, right: &DataType) -> Widened {
+    use DataType::{Time32, Time64, Timestamp};
+    match (left, right) {
+        // A moment and a time on somebody's wall are different things.
+        (Timestamp(a, left_zone), Timestamp(b, right_zone)) if left_zone == right_zone => {
+            Widened::IfValuesFit(Timestamp(finer(*a, *b), left_zone.clone()))
+        }
+        (Time32(a) | Time64(a), Time32(b) | Time64(b)) => Widened::Always(Time64(finer(*a, *b))),
+        _ => match (decimal(left), decimal(right)) {
+            (Some((a, a_scale)), Some((b, b_scale))) => {
+                let scale = a_scale.max(b_scale);
+                // As signed numbers: a scale may be negative.
+                let whole =
+                    (i16::from(a) - i16::from(a_scale)).max(i16::from(b) - i16::from(b_scale));
+                match u8::try_from(whole + i16::from(scale)) {
+                    Ok(digits @ ..=38) => Widened::Always(DataType::Decimal128(digits, scale)),
+                    Ok(digits @ ..=76) => Widened::Always(DataType::Decimal256(digits, scale)),
+                    _ => Widened::Never("no decimal has so many digits"),
+                }
+            }
+            _ => Widened::Never("no type holds both without changing values"),
+        },
+    }
+}
+
+fn finer(one: TimeUnit, two: TimeUnit) -> TimeUnit {
+    let rank = |unit| match unit {
+        TimeUnit::Second => 0,
+        TimeUnit::Millisecond => 1,
+        TimeUnit::Microsecond => 2,
+        TimeUnit::Nanosecond => 3,
+    };
+    if rank(one) > rank(two) { one } else { two }
+}
+
+/// Digits, and how many of them stand after the point.
+fn decimal(data_type: &DataType) -> Option<(u8, i8)> {
+    match data_type {
+        DataType::Decimal128(digits, scale) | DataType::Decimal256(digits, scale) => {
+            Some((*digits, *scale))
+        }
+        _ => None,
     }
 }
 
@@ -129,6 +175,22 @@ pub(super) fn fit(wanted: &DataType, needs: &[Need]) -> Result<DataType, (usize,
                         "{too_large} does not fit Int64 and {} does not fit UInt64",
                         negative.range.0
                     ),
+                )),
+            }
+        }
+        // Ranges of times are in nanoseconds.
+        DataType::Timestamp(unit, _) => {
+            let ns = match unit {
+                TimeUnit::Second => 1_000_000_000,
+                TimeUnit::Millisecond => 1_000_000,
+                TimeUnit::Microsecond => 1000,
+                TimeUnit::Nanosecond => 1,
+            };
+            match outside(i128::from(i64::MIN) * ns, i128::from(i64::MAX) * ns) {
+                None => Ok(wanted.clone()),
+                Some((need, value)) => Err((
+                    need.place,
+                    format!("{value} ns since 1970 do not fit {wanted}"),
                 )),
             }
         }
@@ -203,6 +265,66 @@ mod tests {
         for one in &NUMBERS {
             for two in &NUMBERS {
                 assert_eq!(widen(one, two), widen(two, one), "{one} and {two}");
+            }
+        }
+    }
+
+    #[test]
+    fn times_take_the_finer_unit_when_it_reaches_far_enough() {
+        use TimeUnit::{Microsecond, Millisecond, Nanosecond};
+        let moment = |unit| DataType::Timestamp(unit, Some("UTC".into()));
+        let wider = moment(Nanosecond);
+        for (one, two) in [(Millisecond, Nanosecond), (Nanosecond, Microsecond)] {
+            assert_eq!(
+                widen(&moment(one), &moment(two)),
+                Widened::IfValuesFit(wider.clone())
+            );
+        }
+        let need = |range| [Need { place: 1, range }];
+        assert!(fit(&wider, &need((0, i64::MAX.into()))).is_ok());
+        assert!(fit(&wider, &need((0, i128::from(i64::MAX) + 1))).is_err());
+        assert!(fit(&moment(Microsecond), &need((0, i128::from(i64::MAX) + 1))).is_ok());
+        let local = DataType::Timestamp(Nanosecond, None);
+        assert!(matches!(widen(&wider, &local), Widened::Never(_)));
+        assert_eq!(
+            widen(
+                &DataType::Time32(Millisecond),
+                &DataType::Time64(Microsecond)
+            ),
+            Widened::Always(DataType::Time64(Microsecond))
+        );
+    }
+
+    #[test]
+    fn decimals_take_the_digits_of_both() {
+        let kinds = [(4, 2), (9, 0), (18, 6), (38, 10), (38, 0), (60, 20)];
+        let kinds = kinds.map(|(digits, scale)| {
+            if digits > 38 {
+                DataType::Decimal256(digits, scale)
+            } else {
+                DataType::Decimal128(digits, scale)
+            }
+        });
+        let united = |one: &DataType, two: &DataType| match widen(one, two) {
+            Widened::Always(wider) => Some(wider),
+            _ => None,
+        };
+        assert_eq!(
+            united(&kinds[0], &kinds[1]),
+            Some(DataType::Decimal128(11, 2))
+        );
+        assert_eq!(
+            united(&kinds[3], &kinds[4]),
+            Some(DataType::Decimal256(48, 10))
+        );
+        for one in &kinds {
+            for two in &kinds {
+                assert_eq!(united(one, two), united(two, one));
+                for three in &kinds {
+                    let left = united(one, two).and_then(|both| united(&both, three));
+                    let right = united(two, three).and_then(|both| united(one, &both));
+                    assert_eq!(left, right, "{one}, {two}, {three}");
+                }
             }
         }
     }

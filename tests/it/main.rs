@@ -46,3 +46,4 @@ mod soak;
 mod support;
 mod undelete;
 mod verify;
+mod writers;
