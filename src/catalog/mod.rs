@@ -494,6 +494,13 @@ pub trait Catalog: Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Vec<ClaimedDrop>, CatalogError>;
 
+    /// What the index says of the file of a claimed delete, and in the same step that the claim is
+    /// still there: a catalog that lost its last writes may have forgotten both.
+    ///
+    /// # Errors
+    /// [`CatalogError::LeaseLost`] when the claim is not there any more.
+    async fn look_up_drop(&self, claim: &ClaimedDrop) -> Result<Option<IndexEntry>, CatalogError>;
+
     /// Ends a delete whose bytes are gone.
     async fn finish_drop(&self, claim: &ClaimedDrop) -> Result<(), CatalogError>;
 

@@ -1,8 +1,8 @@
 //! Deletes the bytes of replaced files once their grace is over.
 //!
 //! A delete cannot be taken back and no catalog can fence it, so it is the last of these steps, for
-//! each file by itself: the claim is still ours, the index does not name the file, and no more
-//! than the claim's own time has passed since, also while this process was stopped.
+//! each file by itself: the claim is still ours and the index does not name the file, which is one
+//! question, and no more than the claim's own time has passed since, also while this process was stopped.
 
 use std::{
     sync::Arc,
@@ -130,13 +130,12 @@ async fn check_and_delete(
         ours_until = asked_at + lease;
     }
     let item = &claim.item;
-    let found = context
-        .catalog
-        .resolve(&item.table, std::slice::from_ref(&item.path))
-        .await
-        .map_err(DropError::Catalog)?;
-    let is_named = |entry: &IndexEntry| names_these_bytes(context, entry, claim);
-    if found.iter().flatten().any(is_named) {
+    let found = match context.catalog.look_up_drop(claim).await {
+        Ok(found) => found,
+        Err(CatalogError::LeaseLost { .. }) => return Err(DropError::LeaseLost),
+        Err(error) => return Err(DropError::Catalog(error)),
+    };
+    if found.is_some_and(|entry| names_these_bytes(context, &entry, claim)) {
         return Ok(Deleted::IndexedAgain);
     }
     context.reached(CrashPoint::DropChecked);

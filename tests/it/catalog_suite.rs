@@ -307,6 +307,24 @@ pub mod promises {
         assert_eq!(catalog.claim_drops(10, LEASE).await.unwrap().len(), 1);
     }
 
+    pub async fn a_delete_is_looked_up_only_while_it_is_held(catalog: &dyn Catalog) {
+        add(catalog, &["a.1", "b.1"]).await;
+        let claimed = claim(catalog, LEASE).await;
+        let commit = commit_of(&claimed, "m.2");
+        catalog.commit_merge(&claimed, &commit).await.unwrap();
+        let mut drops = catalog.claim_drops(10, LEASE).await.unwrap();
+        let (mut kept, released) = (drops.remove(0), drops.remove(0));
+        assert_eq!(catalog.look_up_drop(&kept).await.unwrap(), None);
+        let first = kept.clone();
+        kept.lease = catalog.renew_drop(&kept, LEASE).await.unwrap();
+        assert!(is_lease_lost(&catalog.look_up_drop(&first).await));
+        assert_eq!(catalog.look_up_drop(&kept).await.unwrap(), None);
+        catalog.release_drop(&released, LEASE).await.unwrap();
+        assert!(is_lease_lost(&catalog.look_up_drop(&released).await));
+        catalog.finish_drop(&kept).await.unwrap();
+        assert!(is_lease_lost(&catalog.look_up_drop(&kept).await));
+    }
+
     pub async fn a_commit_whose_source_is_gone_changes_nothing(catalog: &dyn Catalog) {
         add(catalog, &["a.1", "b.1"]).await;
         let claimed = claim(catalog, LEASE).await;
@@ -782,6 +800,7 @@ macro_rules! keeps_its_promises {
             a_commit_replaces_the_sources_by_the_output
             a_repeated_commit_is_recognized
             replaced_files_stay_for_the_grace_period
+            a_delete_is_looked_up_only_while_it_is_held
             a_commit_whose_source_is_gone_changes_nothing
             a_commit_whose_output_exists_changes_nothing
             a_commit_without_output_ends_the_plan

@@ -356,6 +356,18 @@ impl Inner {
         claimed
     }
 
+    pub(super) fn look_up_drop(
+        &self,
+        claim: &ClaimedDrop,
+    ) -> Result<Option<IndexEntry>, CatalogError> {
+        let item = &claim.item;
+        self.with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
+            partition.holds_drop(&claim.lease.token)
+        })?;
+        let mut found = self.resolve(&item.table, std::slice::from_ref(&item.path));
+        Ok(found.pop().flatten())
+    }
+
     /// One replacement of `metadata.json` for each partition.
     pub(super) fn finish_drops(&self, claims: &[ClaimedDrop]) -> Result<(), CatalogError> {
         let mut by_partition: BTreeMap<PartitionKey, Vec<(DataPath, String)>> = BTreeMap::new();

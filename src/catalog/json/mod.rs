@@ -393,6 +393,11 @@ impl Catalog for JsonCatalog {
             .await
     }
 
+    async fn look_up_drop(&self, claim: &ClaimedDrop) -> Result<Option<IndexEntry>, CatalogError> {
+        let claim = claim.clone();
+        self.blocking(move |inner| inner.look_up_drop(&claim)).await
+    }
+
     async fn finish_drop(&self, claim: &ClaimedDrop) -> Result<(), CatalogError> {
         self.finish_drops(std::slice::from_ref(claim)).await
     }

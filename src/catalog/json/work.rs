@@ -371,6 +371,13 @@ impl Partition {
         self.change(|_| {})
     }
 
+    pub(super) fn holds_drop(&self, token: &str) -> Result<(), CatalogError> {
+        match self.drops.paths(token) {
+            Some(_) => Ok(()),
+            None => Err(self.lease_lost()),
+        }
+    }
+
     pub(super) fn renew_drop(
         &mut self,
         token: &str,

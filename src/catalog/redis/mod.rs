@@ -407,6 +407,10 @@ impl Catalog for RedisCatalog {
         self.claim_due_drops(limit, lease).await
     }
 
+    async fn look_up_drop(&self, claim: &ClaimedDrop) -> Result<Option<IndexEntry>, CatalogError> {
+        self.look_up_held(claim).await
+    }
+
     async fn finish_drop(&self, claim: &ClaimedDrop) -> Result<(), CatalogError> {
         let queue = queues::drop_queue_of(claim);
         self.finish_file(&queue, &claim.lease.token, &claim.item.path)
