@@ -33,6 +33,7 @@ mod merge_files;
 mod merge_files_command;
 mod merge_properties;
 mod one_holder;
+mod protocol_model;
 mod redis_connections;
 mod redis_faults;
 mod redis_finding;
