@@ -11,12 +11,7 @@ use arrow::{
     datatypes::{DataType, SchemaRef},
 };
 use parquet::{
-    arrow::{
-        ProjectionMask,
-        arrow_reader::{
-            ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
-        },
-    },
+    arrow::{ProjectionMask, arrow_reader::ArrowReaderMetadata},
     basic::Type as PhysicalType,
     file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
     schema::types::Type,
@@ -26,6 +21,7 @@ use super::{
     MergeControl, MergeError, TypeConflict,
     guard::{InputBytes, guarded},
     inputs::Input,
+    pages::{CheckedReader, Wanted, read_checked},
     raw_copy::Part,
     widen,
 };
@@ -56,7 +52,7 @@ pub(super) struct Decoder<'a> {
     limits: DecodeLimits,
     bytes: InputBytes,
     footer: ArrowReaderMetadata,
-    reader: ParquetRecordBatchReader,
+    reader: CheckedReader,
     batch_rows: usize,
     rows_done: u64,
     row_count: u64,
@@ -98,7 +94,7 @@ impl<'a> Decoder<'a> {
         } else {
             rows_for(limits.batch_bytes, size.bytes).min(PROBE_ROWS)
         };
-        let reader = guarded(|| build_reader(&bytes, &footer, &part.groups, batch_rows, 0))
+        let reader = guarded(|| build_reader(&bytes, &footer, &part.groups, batch_rows, 0, limits))
             .map_err(|reason| MergeError::BadInputs(vec![input.bad(reason)]))?;
         Ok(Self {
             input,
@@ -122,10 +118,7 @@ impl<'a> Decoder<'a> {
         if self.control.is_cancelled() {
             return Err(MergeError::Cancelled);
         }
-        let reader = &mut self.reader;
-        let decoded = guarded(|| reader.next().transpose().map_err(|e| e.to_string()))
-            .map_err(|reason| self.bad(format!("its rows cannot be read: {reason}")))?;
-        let Some(decoded) = decoded else {
+        let Some(decoded) = self.decode()? else {
             if self.rows_done != self.row_count {
                 return Err(self.bad(format!(
                     "its footer promises {} rows, its pages hold {}",
@@ -145,6 +138,21 @@ impl<'a> Decoder<'a> {
         let decoded_bytes = decoded.get_array_memory_size() as u64;
         self.adapt(rows, decoded_bytes)?;
         Ok(Some((self.unite(&decoded)?, decoded_bytes)))
+    }
+
+    /// The next rows as the file has them, in smaller batches where its texts are too long.
+    fn decode(&mut self) -> Result<Option<RecordBatch>, MergeError> {
+        loop {
+            let reader = &mut self.reader.reader;
+            let reason = match guarded(|| reader.next().transpose().map_err(|e| e.to_string())) {
+                Ok(decoded) => return Ok(decoded),
+                Err(reason) => reason,
+            };
+            match self.reader.fitting_rows() {
+                Some(rows) if rows < self.batch_rows => self.restart(rows)?,
+                _ => return Err(self.bad(format!("its rows cannot be read: {reason}"))),
+            }
+        }
     }
 
     /// Brings a batch into the united schema.
@@ -184,12 +192,19 @@ impl<'a> Decoder<'a> {
         let was_probe =
             rows == self.batch_rows && self.batch_rows <= PROBE_ROWS && fitting > 2 * PROBE_ROWS;
         if (too_large || was_probe) && self.rows_done < self.row_count {
-            let (bytes, footer, rows_done) = (&self.bytes, &self.footer, self.rows_done);
-            let groups = &self.groups;
-            self.reader = guarded(|| build_reader(bytes, footer, groups, fitting, rows_done))
-                .map_err(|reason| self.bad(reason))?;
-            self.batch_rows = fitting;
+            self.restart(fitting)?;
         }
+        Ok(())
+    }
+
+    /// Reads on in batches of another size.
+    fn restart(&mut self, batch_rows: usize) -> Result<(), MergeError> {
+        let (bytes, footer, rows_done) = (&self.bytes, &self.footer, self.rows_done);
+        let (groups, limits) = (&self.groups, self.limits);
+        self.reader =
+            guarded(|| build_reader(bytes, footer, groups, batch_rows, rows_done, limits))
+                .map_err(|reason| self.bad(reason))?;
+        self.batch_rows = batch_rows;
         Ok(())
     }
 
@@ -231,7 +246,8 @@ fn build_reader(
     wanted: &Range<usize>,
     batch_rows: usize,
     first_row: u64,
-) -> Result<ParquetRecordBatchReader, String> {
+    limits: DecodeLimits,
+) -> Result<CheckedReader, String> {
     // Row groups that are done are left out, so that a new reader need not walk their pages.
     let mut skip = first_row;
     let mut groups = Vec::new();
@@ -246,14 +262,14 @@ fn build_reader(
             groups.push(index);
         }
     }
-    let mut builder =
-        ParquetRecordBatchReaderBuilder::new_with_metadata(bytes.clone(), footer.clone())
-            .with_batch_size(batch_rows)
-            .with_row_groups(groups);
-    if skip > 0 {
-        builder = builder.with_offset(usize::try_from(skip).map_err(|e| e.to_string())?);
-    }
-    builder.build().map_err(|e| e.to_string())
+    let wanted = Wanted {
+        groups,
+        columns: ProjectionMask::all(),
+        batch_rows,
+        skip_rows: usize::try_from(skip).map_err(|e| e.to_string())?,
+        limit_bytes: limits.page_bytes,
+    };
+    read_checked(bytes, footer, &wanted).map_err(|e| e.to_string())
 }
 
 /// Reads one column of an input, batch by batch.
@@ -284,23 +300,42 @@ pub(super) fn scan_groups(
         .index_of(name)
         .map_err(|e| bad(e.to_string()))?;
     let batch_rows = rows_for(limits.batch_bytes, row_size(footer.metadata()).bytes);
-    let mut reader = guarded(|| {
-        let mask = ProjectionMask::roots(footer.parquet_schema(), [index]);
-        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, footer.clone())
-            .with_batch_size(batch_rows)
-            .with_projection(mask);
-        if let Some(groups) = groups {
-            builder = builder.with_row_groups(groups);
-        }
-        builder.build().map_err(|e| e.to_string())
-    })
-    .map_err(bad)?;
+    let all = || (0..footer.metadata().num_row_groups()).collect();
+    let groups: Vec<usize> = groups.unwrap_or_else(all);
+    let rows_of = |&group: &usize| footer.metadata().row_group(group).num_rows();
+    let row_count: i64 = groups.iter().map(rows_of).fold(0, i64::saturating_add);
+    let mut wanted = Wanted {
+        groups,
+        columns: ProjectionMask::roots(footer.parquet_schema(), [index]),
+        batch_rows,
+        skip_rows: 0,
+        limit_bytes: limits.page_bytes,
+    };
+    let open = |wanted: &Wanted| {
+        guarded(|| read_checked(&bytes, &footer, wanted).map_err(|e| e.to_string())).map_err(bad)
+    };
+    let mut reader = open(&wanted)?;
     loop {
-        let batch = guarded(|| reader.next().transpose().map_err(|e| e.to_string()))
-            .map_err(|reason| bad(format!("column {name:?} cannot be read: {reason}")))?;
-        match batch {
-            Some(batch) => visit(batch.column(0)).map_err(bad)?,
-            None => return Ok(()),
+        let rows = &mut reader.reader;
+        match guarded(|| rows.next().transpose().map_err(|e| e.to_string())) {
+            Ok(Some(batch)) => {
+                wanted.skip_rows += batch.num_rows();
+                visit(batch.column(0)).map_err(bad)?;
+            }
+            Ok(None) if i64::try_from(wanted.skip_rows) == Ok(row_count) => return Ok(()),
+            Ok(None) => {
+                return Err(bad(format!(
+                    "column {name:?}: its footer promises {row_count} rows, its pages hold {}",
+                    wanted.skip_rows
+                )));
+            }
+            Err(reason) => match reader.fitting_rows() {
+                Some(rows) if rows < wanted.batch_rows => {
+                    wanted.batch_rows = rows;
+                    reader = open(&wanted)?;
+                }
+                _ => return Err(bad(format!("column {name:?} cannot be read: {reason}"))),
+            },
         }
     }
 }

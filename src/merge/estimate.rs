@@ -19,7 +19,7 @@ pub fn estimate_memory(inputs: &[PathBuf], options: &MergeOptions) -> u64 {
     };
     let (mut runs_bytes, mut row_bytes_max) = (0_u64, 0_u64);
     for (index, path) in inputs.iter().enumerate() {
-        let Ok(input) = guarded(|| inputs::open(index, path, 0)) else {
+        let Ok(input) = guarded(|| inputs::open(index, path, shares.page_bytes)) else {
             continue;
         };
         let Ok(footer) = input.footer() else { continue };

@@ -71,26 +71,32 @@ impl InputBytes {
         self
     }
 
-    fn check_page(&self, header: &[u8]) -> ParquetResult<()> {
+    /// Whether something of this size is within the limit of a page.
+    pub(super) fn is_page(&self, bytes: u64) -> bool {
+        self.page_limit_bytes.is_none_or(|limit| bytes <= limit)
+    }
+
+    /// Refuses a page by its header.
+    pub(super) fn check_page(&self, header: &[u8]) -> ParquetResult<()> {
         let Some(limit_bytes) = self.page_limit_bytes else {
             return Ok(());
         };
-        let Some((uncompressed, compressed)) = page_sizes(header) else {
+        let Some((_, uncompressed, compressed)) = page_sizes(header) else {
             return Err(ParquetError::General("a page header is damaged".into()));
         };
         for (what, claimed) in [("", uncompressed), ("compressed ", compressed)] {
-            if claimed < 0 {
+            let Ok(claimed) = u64::try_from(claimed) else {
                 return Err(ParquetError::General(format!(
                     "a page claims a negative {what}size"
                 )));
+            };
+            if claimed > limit_bytes {
+                return Err(ParquetError::General(format!(
+                    "a page claims {claimed} {what}bytes, more than the {limit_bytes} bytes that \
+                     the memory budget leaves for one page; if the file is sound, raise \
+                     worker.memory_budget"
+                )));
             }
-        }
-        if u64::try_from(uncompressed).unwrap_or(u64::MAX) > limit_bytes {
-            return Err(ParquetError::General(format!(
-                "a page claims {uncompressed} bytes, more than the {limit_bytes} bytes that \
-                 the memory budget leaves for one page; if the file is sound, raise \
-                 worker.memory_budget"
-            )));
         }
         if u64::try_from(compressed).unwrap_or(u64::MAX) > self.size_bytes {
             return Err(ParquetError::General(format!(
@@ -201,9 +207,9 @@ impl Read for InputRead {
     }
 }
 
-/// Uncompressed and compressed size of a page, from the first fields of its Thrift header:
-/// type, `uncompressed_page_size`, `compressed_page_size`, all 32-bit integers.
-fn page_sizes(header: &[u8]) -> Option<(i64, i64)> {
+/// The first fields of a page's Thrift header, all 32-bit integers: its type, its uncompressed and
+/// its compressed size.
+pub(super) fn page_sizes(header: &[u8]) -> Option<(i64, i64, i64)> {
     const NEXT_FIELD_I32: u8 = 0x15;
     let mut rest = header;
     let mut field = || {
@@ -229,8 +235,7 @@ fn page_sizes(header: &[u8]) -> Option<(i64, i64)> {
         }
         None
     };
-    let _page_type = field()?;
-    Some((field()?, field()?))
+    Some((field()?, field()?, field()?))
 }
 
 #[cfg(test)]
@@ -241,10 +246,10 @@ mod tests {
     fn page_sizes_are_read_from_the_first_header_fields() {
         // type 0, 300 uncompressed, 100 compressed
         let header = [0x15, 0x00, 0x15, 0xd8, 0x04, 0x15, 0xc8, 0x01, 0x2c];
-        assert_eq!(page_sizes(&header), Some((300, 100)));
+        assert_eq!(page_sizes(&header), Some((0, 300, 100)));
         assert_eq!(
             page_sizes(&[0x15, 0x00, 0x15, 0x01, 0x15, 0x02]),
-            Some((-1, 1))
+            Some((0, -1, 1))
         );
         assert_eq!(page_sizes(&header[..4]), None);
         assert_eq!(page_sizes(&[0x16, 0x00, 0x15, 0x00, 0x15, 0x00]), None);

@@ -25,16 +25,19 @@ use parquet::{
 
 use super::{
     BadInput, MergeError,
+    footer_shape::footer_shape,
     guard::{InputBytes, guarded},
     hint::schema_hint,
     int96, intervals,
-    nesting::{self, NESTING_MAX},
+    thrift::NESTING_MAX,
 };
 
 /// Magic at both ends, a footer length, and at least a byte of footer.
 const SMALLEST_FILE_BYTES: u64 = 13;
 /// Footer length and magic.
 const TAIL_BYTES: u64 = 8;
+/// The magic of a file whose footer is encrypted.
+const ENCRYPTED_MAGIC: [u8; 4] = *b"PARE";
 /// More rows for each byte than any encoding reaches.
 const ROWS_PER_BYTE_MAX: u64 = 1 << 20;
 /// A footer of one table has a few hundred columns; beyond this it is an attack or an accident.
@@ -60,15 +63,19 @@ pub(super) struct Input {
     pub(super) key_values: Vec<KeyValue>,
     footer: Option<ArrowReaderMetadata>,
     bytes: Option<Bytes>,
+    footer_limit_bytes: u64,
 }
 
 /// How much of what was read may be kept for later.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "units are part of names")]
 pub(super) struct Keep {
     /// Bytes of footers and small files together.
     pub(super) total_bytes: u64,
     /// Files up to this size are kept whole.
     pub(super) file_bytes: u64,
+    /// Memory that one footer may take, kept or not.
+    pub(super) footer_bytes: u64,
 }
 
 /// Reads the footers of all inputs; the bad ones are reported together.
@@ -117,13 +124,12 @@ fn open_part(paths: &[PathBuf], first_index: usize, keep: Keep) -> Vec<Result<In
         .map(|(offset, path)| {
             let index = first_index + offset;
             let room = keep.total_bytes.saturating_sub(kept_bytes);
-            let mut input =
-                guarded(|| open(index, path, keep.file_bytes.min(room))).map_err(|reason| {
-                    BadInput {
-                        index,
-                        path: path.clone(),
-                        reason,
-                    }
+            let copy_bytes = keep.file_bytes.min(room);
+            let mut input = guarded(|| open_copied(index, path, copy_bytes, keep.footer_bytes))
+                .map_err(|reason| BadInput {
+                    index,
+                    path: path.clone(),
+                    reason,
                 })?;
             let footer_bytes = input
                 .footer
@@ -159,8 +165,18 @@ fn share_schema(input: &mut Input, known: &mut Vec<(SchemaRef, Arc<SchemaDescrip
     }
 }
 
-/// Opens one file and reads its footer.
-pub(super) fn open(index: usize, path: &Path, copy_limit_bytes: u64) -> Result<Input, String> {
+/// Opens one file and reads its footer, which may take so much memory.
+pub(super) fn open(index: usize, path: &Path, footer_limit_bytes: u64) -> Result<Input, String> {
+    open_copied(index, path, 0, footer_limit_bytes)
+}
+
+/// As [`open`]; a small file's bytes are kept.
+fn open_copied(
+    index: usize,
+    path: &Path,
+    copy_limit_bytes: u64,
+    footer_limit_bytes: u64,
+) -> Result<Input, String> {
     let (file, size_bytes) = open_file(path)?;
     let mut bytes = InputBytes::file(file, size_bytes);
     let mut copy = None;
@@ -171,7 +187,7 @@ pub(super) fn open(index: usize, path: &Path, copy_limit_bytes: u64) -> Result<I
         bytes = InputBytes::copy(whole.clone());
         copy = Some(whole);
     }
-    let footer = read_footer(&bytes)?;
+    let footer = read_footer(&bytes, footer_limit_bytes)?;
     let metadata = footer.metadata();
     let row_count = check_footer(metadata, size_bytes)?;
     let file_metadata = metadata.file_metadata();
@@ -192,6 +208,7 @@ pub(super) fn open(index: usize, path: &Path, copy_limit_bytes: u64) -> Result<I
             .collect(),
         footer: Some(footer),
         bytes: copy,
+        footer_limit_bytes,
     })
 }
 
@@ -201,7 +218,8 @@ impl Input {
         if let Some(footer) = &self.footer {
             return Ok(footer.clone());
         }
-        guarded(|| read_footer(&self.open_bytes()?)).map_err(|reason| self.bad(reason))
+        let limit_bytes = self.footer_limit_bytes;
+        guarded(|| read_footer(&self.open_bytes()?, limit_bytes)).map_err(|reason| self.bad(reason))
     }
 
     /// The bytes and the footer, for decoding.
@@ -209,7 +227,8 @@ impl Input {
         let bytes = self.open_bytes().map_err(|reason| self.bad(reason))?;
         let footer = match &self.footer {
             Some(footer) => footer.clone(),
-            None => guarded(|| read_footer(&bytes)).map_err(|reason| self.bad(reason))?,
+            None => guarded(|| read_footer(&bytes, self.footer_limit_bytes))
+                .map_err(|reason| self.bad(reason))?,
         };
         Ok((bytes, footer))
     }
@@ -257,8 +276,8 @@ fn open_file(path: &Path) -> Result<(File, u64), String> {
     }
 }
 
-fn read_footer(bytes: &InputBytes) -> Result<ArrowReaderMetadata, String> {
-    check_nesting(bytes)?;
+fn read_footer(bytes: &InputBytes, limit_bytes: u64) -> Result<ArrowReaderMetadata, String> {
+    check_shape(bytes, limit_bytes)?;
     // Types come from Parquet alone: a hint must not turn one column of two files into two types.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let unreadable = |e: ParquetError| format!("its footer cannot be read: {e}");
@@ -287,25 +306,56 @@ fn read_footer(bytes: &InputBytes) -> Result<ArrowReaderMetadata, String> {
     }
 }
 
-/// Refuses schemas that are too deep to be walked. All other damage is left to the decoder.
-fn check_nesting(bytes: &InputBytes) -> Result<(), String> {
+/// Refuses footers that would take too much memory, or whose schema is too deep to be walked,
+/// before the decoder sees them.
+fn check_shape(bytes: &InputBytes, limit_bytes: u64) -> Result<(), String> {
     let tail_start = bytes.len().saturating_sub(TAIL_BYTES);
     let tail = bytes.get_bytes(tail_start, 8).map_err(|e| e.to_string())?;
-    let Some((length, _magic)) = tail.split_first_chunk::<4>() else {
-        return Ok(());
+    let Some((length, magic)) = tail.split_first_chunk::<4>() else {
+        return Err("it has no footer".into());
     };
-    let length = u64::from(u32::from_le_bytes(*length));
-    let Some(start) = tail_start.checked_sub(length) else {
-        return Ok(());
-    };
-    let length = usize::try_from(length).map_err(|e| e.to_string())?;
-    let footer = bytes.get_bytes(start, length).map_err(|e| e.to_string())?;
-    match nesting::schema_depth(&footer) {
-        Some(depth) if depth > NESTING_MAX => Err(format!(
-            "its schema is nested {depth} levels deep; {NESTING_MAX} are supported"
-        )),
-        _ => Ok(()),
+    if magic == ENCRYPTED_MAGIC {
+        return Err("it is encrypted; it can only be merged by who has its keys".into());
     }
+    if magic != b"PAR1" {
+        return Err(
+            "it does not end as a Parquet file does (PAR1); it was cut off, or is none".into(),
+        );
+    }
+    let length_bytes = u64::from(u32::from_le_bytes(*length));
+    let Some(start) = tail_start.checked_sub(length_bytes) else {
+        return Err(format!(
+            "it claims a footer of {length_bytes} bytes, more than the file has"
+        ));
+    };
+    let too_large = |held_bytes: u64| {
+        format!(
+            "its footer takes {held_bytes} bytes of memory, more than the {limit_bytes} bytes that \
+             the memory budget leaves for one; if the file is sound, raise worker.memory_budget"
+        )
+    };
+    if length_bytes > limit_bytes {
+        return Err(too_large(length_bytes));
+    }
+    let length = usize::try_from(length_bytes).map_err(|e| e.to_string())?;
+    let footer = bytes.get_bytes(start, length).map_err(|e| e.to_string())?;
+    let shape = footer_shape(&footer).ok_or("its footer is damaged")?;
+    if shape.depth > NESTING_MAX {
+        return Err(format!(
+            "its schema is nested {} levels deep; {NESTING_MAX} are supported",
+            shape.depth
+        ));
+    }
+    if shape.has_secrets {
+        return Err(
+            "columns of it are encrypted; it can only be merged by who has their keys".into(),
+        );
+    }
+    let held_bytes = shape.held_bytes.saturating_add(length_bytes);
+    if held_bytes > limit_bytes {
+        return Err(too_large(held_bytes));
+    }
+    Ok(())
 }
 
 /// The types as the writer gave them, whatever was changed for the decoder.
@@ -353,8 +403,7 @@ fn check_footer(metadata: &ParquetMetaData, size_bytes: u64) -> Result<u64, Stri
             }
             let first = column
                 .dictionary_page_offset()
-                .unwrap_or(column.data_page_offset())
-                .min(column.data_page_offset());
+                .unwrap_or(column.data_page_offset());
             let first =
                 u64::try_from(first).map_err(|_| "a column chunk starts before the file")?;
             let length = u64::try_from(column.compressed_size())

@@ -8,8 +8,9 @@ use arrow::{
     record_batch::RecordBatch,
     row::{OwnedRow, RowConverter, SortField},
 };
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, statistics::StatisticsConverter,
+use parquet::arrow::{
+    ProjectionMask,
+    arrow_reader::{ArrowReaderMetadata, statistics::StatisticsConverter},
 };
 
 use crate::invariants;
@@ -21,6 +22,7 @@ use super::{
     decode::row_size,
     guard::{InputBytes, guarded},
     inputs,
+    pages::{Wanted, read_checked},
 };
 
 /// Rows in a batch, at most.
@@ -53,7 +55,7 @@ pub fn inspect_rows(path: &Path, options: &MergeOptions) -> Result<Vec<RowsProbl
             reason,
         }])
     };
-    let input = guarded(|| inputs::open(0, path, 0)).map_err(bad)?;
+    let input = guarded(|| inputs::open(0, path, shares.page_bytes)).map_err(bad)?;
     let (bytes, footer) = input
         .reopen()
         .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
@@ -62,6 +64,7 @@ pub fn inspect_rows(path: &Path, options: &MergeOptions) -> Result<Vec<RowsProbl
     let batch_rows = (shares.load_batch_bytes / row_bytes).clamp(1, BATCH_ROWS_MAX);
     let mut inspection = Inspection {
         batch_rows: usize::try_from(batch_rows).unwrap_or(1),
+        limit_bytes: shares.page_bytes,
         order: Order::declared(&footer),
         statistics: Statistics::of(&footer),
         problems: Vec::new(),
@@ -78,6 +81,7 @@ pub fn inspect_rows(path: &Path, options: &MergeOptions) -> Result<Vec<RowsProbl
 
 struct Inspection {
     batch_rows: usize,
+    limit_bytes: u64,
     order: Option<Order>,
     statistics: Vec<Statistics>,
     problems: Vec<RowsProblem>,
@@ -96,16 +100,28 @@ impl Inspection {
         footer: &ArrowReaderMetadata,
         group: usize,
     ) -> Result<(), String> {
-        let reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(bytes.clone(), footer.clone())
-                .with_batch_size(self.batch_rows)
-                .with_row_groups(vec![group])
-                .build()
-                .map_err(|error| error.to_string())?;
-        let mut row_count = 0;
+        let mut row_count = 0_usize;
         let mut found: Vec<(BoundsOf, u64)> = vec![<_>::default(); self.statistics.len()];
-        for batch in reader {
-            let batch = batch.map_err(|error| error.to_string())?;
+        let mut wanted = Wanted {
+            groups: vec![group],
+            columns: ProjectionMask::all(),
+            batch_rows: self.batch_rows,
+            skip_rows: 0,
+            limit_bytes: self.limit_bytes,
+        };
+        let open = |wanted: &Wanted| read_checked(bytes, footer, wanted).map_err(|e| e.to_string());
+        let mut reader = open(&wanted)?;
+        while let Some(batch) = reader.reader.next() {
+            let batch = match (batch, reader.fitting_rows()) {
+                (Ok(batch), _) => batch,
+                (Err(_), Some(rows)) if rows < wanted.batch_rows => {
+                    wanted.batch_rows = rows;
+                    wanted.skip_rows = row_count;
+                    reader = open(&wanted)?;
+                    continue;
+                }
+                (Err(error), _) => return Err(error.to_string()),
+            };
             for (statistics, (bounds, null_count)) in self.statistics.iter().zip(&mut found) {
                 let column = batch.column(statistics.place);
                 bounds.update(column);
@@ -117,10 +133,10 @@ impl Inspection {
                 self.order = None;
                 self.add(RowsProblem::Order(format!("row group {group}: {reason}")));
             }
-            row_count += batch.num_rows() as u64;
+            row_count += batch.num_rows();
         }
         let told = footer.metadata().row_group(group).num_rows();
-        if u64::try_from(told) != Ok(row_count) {
+        if usize::try_from(told) != Ok(row_count) {
             let reason = format!("row group {group} has {row_count} rows, its footer says {told}");
             self.add(RowsProblem::Rows(reason));
         }

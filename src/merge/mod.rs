@@ -8,11 +8,14 @@
 //! it. Three invariants hold for every output: ROWS-KEPT, ORDER-KEPT, COLUMNS-UNITED.
 
 mod bounds;
+mod chunks;
 mod context;
 mod decode;
+mod delta;
 mod encode;
 mod error;
 mod estimate;
+mod footer_shape;
 mod footers;
 mod gather;
 mod guard;
@@ -23,13 +26,14 @@ mod int96;
 mod intervals;
 mod keys;
 mod loser_tree;
-mod nesting;
 mod order;
+mod pages;
 mod raw_copy;
 mod runs;
 mod schema;
 mod spill;
 mod strategy;
+mod thrift;
 mod widen;
 mod writer;
 
@@ -253,7 +257,7 @@ pub fn summarize(path: &Path, options: &MergeOptions) -> Result<FileSummary, Mer
             reason,
         }])
     };
-    let input = guard::guarded(|| inputs::open(0, path, 0)).map_err(bad)?;
+    let input = guard::guarded(|| inputs::open(0, path, shares.page_bytes)).map_err(bad)?;
     let footer = input
         .footer()
         .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
@@ -286,6 +290,7 @@ fn keep(shares: &Shares) -> Keep {
     Keep {
         total_bytes: shares.footers_bytes,
         file_bytes: SMALL_FILE_BYTES,
+        footer_bytes: shares.page_bytes,
     }
 }
 
@@ -513,7 +518,7 @@ fn merge_planned<K: KeySpace>(
 /// ROWS-KEPT and COLUMNS-UNITED, on what a reader of the output will see. Gives its size.
 fn check_output(context: &Context<'_>, written: &Written) -> Result<u64, MergeError> {
     let rows_in: u64 = context.inputs.iter().map(|input| input.row_count).sum();
-    let output = guard::guarded(|| inputs::open(0, &context.request.output, 0))
+    let output = guard::guarded(|| inputs::open(0, &context.request.output, u64::MAX))
         .map_err(|reason| context.invariant("ROWS-KEPT", reason))?;
     let is_kept = |rows_out| invariants::rows_kept([rows_in], rows_out).is_ok();
     if !is_kept(written.row_count) || !is_kept(output.row_count) {

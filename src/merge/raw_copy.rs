@@ -6,39 +6,23 @@
 
 use std::{
     ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use arrow::{
     array::{Array, ArrayRef},
     datatypes::DataType,
 };
-use bytes::{Buf, Bytes, BytesMut, buf::Reader};
 use parquet::{
     arrow::arrow_reader::ArrowReaderMetadata,
     basic::Compression as ParquetCompression,
-    bloom_filter::Sbbf,
-    column::{page::PageReader, writer::ColumnCloseResult},
-    errors::{ParquetError, Result as ParquetResult},
-    file::{
-        metadata::{
-            ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader,
-            RowGroupMetaData,
-        },
-        reader::{ChunkReader, Length},
-        serialized_reader::SerializedPageReader,
-    },
+    file::metadata::{ColumnChunkMetaData, RowGroupMetaData},
 };
 
 use super::{
     MergeError, MergeOptions, SortColumn,
-    context::Context,
     decode::scan_groups,
     footers::{self, GroupKeys},
-    guard::{InputBytes, guarded},
     inputs::Input,
     keys::ordered_integers,
     schema::UnitedSchema,
@@ -385,147 +369,4 @@ fn is_in_order(
         },
     )?;
     Ok(sound && previous == Some(one.last))
-}
-
-/// Reads the column chunks of row groups that are copied. The last file stays open, because
-/// row groups of one file mostly follow one another.
-#[derive(Default)]
-pub(super) struct ChunkSource {
-    open: Option<(usize, InputBytes, Arc<ParquetMetaData>)>,
-    buffer: BytesMut,
-}
-
-impl ChunkSource {
-    /// Memory for a chunk.
-    pub(super) fn take_buffer(&mut self) -> BytesMut {
-        std::mem::take(&mut self.buffer)
-    }
-
-    /// Keeps memory for the next row group.
-    pub(super) fn give_buffer(&mut self, buffer: BytesMut) {
-        self.buffer = buffer;
-    }
-
-    /// Opens the input of a part, with its page index.
-    pub(super) fn open(
-        &mut self,
-        context: &Context<'_>,
-        part: &Part,
-    ) -> Result<(InputBytes, Arc<ParquetMetaData>), MergeError> {
-        if let Some((input, bytes, metadata)) = &self.open
-            && *input == part.input
-        {
-            return Ok((bytes.clone(), Arc::clone(metadata)));
-        }
-        let input = &context.inputs[part.input];
-        let (bytes, footer) = input
-            .reopen()
-            .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
-        // A page index that cannot be read is as good as none.
-        let indexed = guarded(|| {
-            ParquetMetaDataReader::new()
-                .with_page_index_policy(PageIndexPolicy::Optional)
-                .parse_and_finish(&bytes)
-                .map_err(|e| e.to_string())
-        });
-        let metadata = indexed.map_or_else(|_| Arc::clone(footer.metadata()), Arc::new);
-        self.open = Some((part.input, bytes.clone(), Arc::clone(&metadata)));
-        Ok((bytes, metadata))
-    }
-}
-
-/// One column chunk, read and found to hold what it claims.
-pub(super) fn read_chunk(
-    bytes: &InputBytes,
-    buffer: BytesMut,
-    metadata: &ParquetMetaData,
-    group_index: usize,
-    column: usize,
-) -> Result<(ChunkBytes, ColumnCloseResult), String> {
-    let group = metadata.row_group(group_index);
-    let chunk = group.column(column);
-    let start = chunk
-        .dictionary_page_offset()
-        .unwrap_or_else(|| chunk.data_page_offset());
-    let start = u64::try_from(start).map_err(|e| e.to_string())?;
-    let length = usize::try_from(chunk.compressed_size()).map_err(|e| e.to_string())?;
-    let read = ChunkBytes {
-        start,
-        bytes: bytes
-            .read_into(buffer, start, length)
-            .map_err(|e| e.to_string())?,
-    };
-    let rows = usize::try_from(group.num_rows()).map_err(|e| e.to_string())?;
-    check_pages(&read, chunk, rows)?;
-    let index = metadata.page_index_for_row_group(group_index);
-    let close = ColumnCloseResult {
-        bytes_written: length as u64,
-        rows_written: rows as u64,
-        metadata: chunk.clone(),
-        bloom_filter: Sbbf::read_from_column_chunk(chunk, bytes).map_err(|e| e.to_string())?,
-        column_index: index.column_index(column).cloned(),
-        offset_index: index.offset_index(column).cloned(),
-    };
-    Ok((read, close))
-}
-
-/// Walks the page headers: together they must hold as many values as the footer says.
-fn check_pages(read: &ChunkBytes, chunk: &ColumnChunkMetaData, rows: usize) -> Result<(), String> {
-    let mut pages = SerializedPageReader::new(Arc::new(read.clone()), chunk, rows, None)
-        .map_err(|e| e.to_string())?;
-    let mut value_count = 0_u64;
-    while let Some(page) = pages.peek_next_page().map_err(|e| e.to_string())? {
-        if !page.is_dict {
-            value_count += page.num_levels.unwrap_or(0) as u64;
-        }
-        pages.skip_next_page().map_err(|e| e.to_string())?;
-    }
-    if i64::try_from(value_count) == Ok(chunk.num_values()) {
-        Ok(())
-    } else {
-        Err(format!(
-            "column {:?}: its footer promises {} values, its pages hold {value_count}",
-            chunk.column_path().string(),
-            chunk.num_values()
-        ))
-    }
-}
-
-/// The bytes of one column chunk, at their places in the file.
-#[derive(Clone)]
-pub(super) struct ChunkBytes {
-    start: u64,
-    bytes: Bytes,
-}
-
-impl ChunkBytes {
-    /// Gives the memory back for the next chunk, unless somebody still reads in it.
-    pub(super) fn recycle(self) -> BytesMut {
-        self.bytes.try_into_mut().unwrap_or_default()
-    }
-}
-
-impl Length for ChunkBytes {
-    fn len(&self) -> u64 {
-        self.start + self.bytes.len() as u64
-    }
-}
-
-impl ChunkReader for ChunkBytes {
-    type T = Reader<Bytes>;
-
-    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        let left = self.len().saturating_sub(start);
-        Ok(self.get_bytes(start, usize::try_from(left)?)?.reader())
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        let outside = || ParquetError::EOF("a page lies outside of its column chunk".into());
-        let start = usize::try_from(start.checked_sub(self.start).ok_or_else(outside)?)?;
-        let end = start
-            .checked_add(length)
-            .filter(|end| *end <= self.bytes.len())
-            .ok_or_else(outside)?;
-        Ok(self.bytes.slice(start..end))
-    }
 }

@@ -20,12 +20,13 @@ use parquet::{
 
 use super::{
     ColumnBounds, Compression, MergeControl, MergeError, MergeOptions,
+    chunks::{ChunkSource, read_chunk},
     context::{Context, Shares},
     encode::{Encoder, Helper, Job, State, Work},
     gather::Gathered,
     guard::guarded,
     order::Sink,
-    raw_copy::{self, ChunkSource, Part, rows_min},
+    raw_copy::{Part, rows_min},
     schema::{UnitedSchema, VERSION_KEY},
     spill::RemovedOnDrop,
 };
@@ -239,10 +240,9 @@ impl Sink for OutputWriter<'_> {
         let mut buffer = self.chunks.take_buffer();
         for column in 0..context.united.parquet.num_columns() {
             let memory = std::mem::take(&mut buffer);
-            let (chunk, close) = guarded(|| {
-                raw_copy::read_chunk(&bytes, memory, &metadata, part.groups.start, column)
-            })
-            .map_err(|reason| MergeError::BadInputs(vec![input.bad(reason)]))?;
+            let (chunk, close) =
+                guarded(|| read_chunk(&bytes, memory, &metadata, part.groups.start, column))
+                    .map_err(|reason| MergeError::BadInputs(vec![input.bad(reason)]))?;
             group
                 .append_column(&chunk, close)
                 .map_err(|e| encode_error(path, &e))?;

@@ -1,0 +1,316 @@
+//! Column chunks that are copied undecoded. What is copied is read here for the last time before
+//! its source is deleted, so every page is unpacked once and its checksum compared where it has one.
+
+use std::{io::Write, sync::Arc};
+
+use bytes::{Buf, Bytes, BytesMut, buf::Reader};
+use parquet::{
+    bloom_filter::Sbbf,
+    column::{page::PageReader, writer::ColumnCloseResult},
+    errors::{ParquetError, Result as ParquetResult},
+    file::{
+        metadata::{
+            ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader,
+            RowGroupMetaData,
+        },
+        page_index::offset_index::OffsetIndexMetaData,
+        reader::{ChunkReader, Length},
+        serialized_reader::SerializedPageReader,
+        writer::SerializedRowGroupWriter,
+    },
+};
+
+use super::{
+    MergeError,
+    context::Context,
+    guard::{InputBytes, guarded, page_sizes},
+    raw_copy::Part,
+    thrift,
+};
+
+/// Reads the column chunks of row groups that are copied. The last file stays open, because
+/// row groups of one file mostly follow one another.
+#[derive(Default)]
+pub(super) struct ChunkSource {
+    open: Option<(usize, InputBytes, Arc<ParquetMetaData>)>,
+    buffer: BytesMut,
+}
+
+impl ChunkSource {
+    /// Memory for a chunk.
+    pub(super) fn take_buffer(&mut self) -> BytesMut {
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Keeps memory for the next row group.
+    pub(super) fn give_buffer(&mut self, buffer: BytesMut) {
+        self.buffer = buffer;
+    }
+
+    /// Opens the input of a part, with its page index.
+    pub(super) fn open(
+        &mut self,
+        context: &Context<'_>,
+        part: &Part,
+    ) -> Result<(InputBytes, Arc<ParquetMetaData>), MergeError> {
+        if let Some((input, bytes, metadata)) = &self.open
+            && *input == part.input
+        {
+            return Ok((bytes.clone(), Arc::clone(metadata)));
+        }
+        let input = &context.inputs[part.input];
+        let (bytes, footer) = input
+            .reopen()
+            .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
+        let footer = footer.metadata();
+        // A page index that cannot be read, or not within the budget, is as good as none.
+        let indexed = guarded(|| {
+            check_index(&bytes, footer, context.shares.page_bytes)
+                .ok_or("its page index is damaged")?;
+            ParquetMetaDataReader::new()
+                .with_page_index_policy(PageIndexPolicy::Optional)
+                .parse_and_finish(&bytes)
+                .map_err(|e| e.to_string())
+        });
+        let metadata = indexed.map_or_else(|_| Arc::clone(footer), Arc::new);
+        let bytes = bytes.with_page_limit(context.shares.page_bytes);
+        self.open = Some((part.input, bytes.clone(), Arc::clone(&metadata)));
+        Ok((bytes, metadata))
+    }
+}
+
+/// Whether a page index may be read: it is read as one piece, and makes room for as many pages as
+/// it claims.
+fn check_index(bytes: &InputBytes, footer: &ParquetMetaData, limit_bytes: u64) -> Option<()> {
+    let (mut start, mut end, mut held_bytes) = (u64::MAX, 0, 0_u64);
+    let chunks = footer
+        .row_groups()
+        .iter()
+        .flat_map(RowGroupMetaData::columns);
+    for chunk in chunks {
+        let ranges = [
+            (chunk.column_index_offset(), chunk.column_index_length()),
+            (chunk.offset_index_offset(), chunk.offset_index_length()),
+        ];
+        for (offset, length) in ranges {
+            let (Some(offset), Some(length)) = (offset, length) else {
+                continue;
+            };
+            let (offset, length) = (u64::try_from(offset).ok()?, u64::try_from(length).ok()?);
+            (start, end) = (start.min(offset), end.max(offset.checked_add(length)?));
+            if length > limit_bytes {
+                return None;
+            }
+            let index = bytes
+                .get_bytes(offset, usize::try_from(length).ok()?)
+                .ok()?;
+            held_bytes = held_bytes.saturating_add(thrift::held_bytes(&index)?);
+        }
+    }
+    (held_bytes.saturating_add(end.saturating_sub(start)) <= limit_bytes).then_some(())
+}
+
+/// Why a chunk was not copied.
+pub(super) enum CopyError {
+    /// Its file is to blame.
+    Bad(String),
+    /// It cannot be written.
+    Encode(ParquetError),
+}
+
+/// Copies one column chunk into a row group. With `in_parallel`, its pages are unpacked while it is
+/// written: what turns out bad is thrown away with the whole output. Gives the buffer back.
+pub(super) fn copy_chunk<W: Write + Send>(
+    target: &mut SerializedRowGroupWriter<'_, W>,
+    bytes: &InputBytes,
+    buffer: BytesMut,
+    metadata: &ParquetMetaData,
+    (group_index, column): (usize, usize),
+    in_parallel: bool,
+) -> Result<BytesMut, CopyError> {
+    let chunk = metadata.row_group(group_index).column(column);
+    let bad = |reason| CopyError::Bad(format!("column {:?}: {reason}", chunk.column_path().string()));
+    let (read, close) =
+        guarded(|| read_chunk(bytes, buffer, metadata, group_index, column)).map_err(bad)?;
+    let rows = close.rows_written;
+    let check = || guarded(|| check_pages(&read, chunk, rows));
+    std::thread::scope(|scope| {
+        let checked = if in_parallel {
+            let checking = scope.spawn(check);
+            target
+                .append_column(&read, close)
+                .map_err(CopyError::Encode)?;
+            let confused = || Err("its bytes confuse the decoder".to_owned());
+            checking.join().unwrap_or_else(|_| confused())
+        } else {
+            target
+                .append_column(&read, close)
+                .map_err(CopyError::Encode)?;
+            check()
+        };
+        checked.map_err(bad)
+    })?;
+    Ok(read.recycle())
+}
+
+/// One column chunk, whose page headers are sound and fill it.
+fn read_chunk(
+    bytes: &InputBytes,
+    buffer: BytesMut,
+    metadata: &ParquetMetaData,
+    group_index: usize,
+    column: usize,
+) -> Result<(ChunkBytes, ColumnCloseResult), String> {
+    let group = metadata.row_group(group_index);
+    let chunk = group.column(column);
+    let start = chunk
+        .dictionary_page_offset()
+        .unwrap_or_else(|| chunk.data_page_offset());
+    let start = u64::try_from(start).map_err(|e| e.to_string())?;
+    let length = usize::try_from(chunk.compressed_size()).map_err(|e| e.to_string())?;
+    let read = ChunkBytes {
+        start,
+        bytes: bytes
+            .read_into(buffer, start, length)
+            .map_err(|e| e.to_string())?,
+    };
+    let rows = u64::try_from(group.num_rows()).map_err(|e| e.to_string())?;
+    let places = page_places(&read, bytes)?;
+    // An index of other pages than these would lead readers astray.
+    let index = metadata.page_index_for_row_group(group_index);
+    let offset_index = index
+        .offset_index(column)
+        .filter(|index| is_index_of(index, &places, rows));
+    let column_index = index
+        .column_index(column)
+        .filter(|index| offset_index.is_some() && index.num_pages() == places.len() as u64);
+    let close = ColumnCloseResult {
+        bytes_written: length as u64,
+        rows_written: rows,
+        metadata: chunk.clone(),
+        bloom_filter: bloom_filter(bytes, chunk)?,
+        column_index: column_index.cloned(),
+        offset_index: offset_index.cloned(),
+    };
+    Ok((read, close))
+}
+
+/// The bloom filter of a chunk; one that does not lie in the file, or that says nothing of its
+/// length before it is read, is as good as none.
+fn bloom_filter(bytes: &InputBytes, chunk: &ColumnChunkMetaData) -> Result<Option<Sbbf>, String> {
+    let is_bounded = chunk
+        .bloom_filter_length()
+        .is_some_and(|length| u64::try_from(length).is_ok_and(|length| bytes.is_page(length)));
+    if !is_bounded {
+        return Ok(None);
+    }
+    Sbbf::read_from_column_chunk(chunk, bytes).map_err(|e| e.to_string())
+}
+
+/// Where a page starts, and how long it is with its header.
+type PagePlace = (i64, i32);
+
+/// The places of the data pages of a chunk, which its pages fill to the last byte.
+fn page_places(read: &ChunkBytes, bytes: &InputBytes) -> Result<Vec<PagePlace>, String> {
+    const DICTIONARY: i64 = 2;
+    const INDEX: i64 = 1;
+    let damaged = || "a page header is damaged".to_owned();
+    let mut places = Vec::new();
+    let (mut at, mut rest) = (read.start, &read.bytes[..]);
+    while !rest.is_empty() {
+        bytes.check_page(rest).map_err(|e| e.to_string())?;
+        let header = thrift::struct_length(rest).ok_or_else(damaged)?;
+        let (kind, _, body) = page_sizes(rest).ok_or_else(damaged)?;
+        let length = usize::try_from(body)
+            .ok()
+            .and_then(|body| body.checked_add(header));
+        let length = length.filter(|length| *length <= rest.len());
+        let length = length.ok_or("a page reaches beyond its column chunk")?;
+        if !matches!(kind, DICTIONARY | INDEX) {
+            let place = i64::try_from(at).ok().zip(i32::try_from(length).ok());
+            places.push(place.ok_or_else(damaged)?);
+        }
+        rest = &rest[length..];
+        at += length as u64;
+    }
+    Ok(places)
+}
+
+/// Unpacks every page: together they must hold as many values as the footer says.
+fn check_pages(read: &ChunkBytes, chunk: &ColumnChunkMetaData, rows: u64) -> Result<(), String> {
+    let rows_total = usize::try_from(rows).map_err(|e| e.to_string())?;
+    let mut pages = SerializedPageReader::new(Arc::new(read.clone()), chunk, rows_total, None)
+        .map_err(|e| e.to_string())?;
+    let mut value_count = 0_u64;
+    while let Some(page) = pages.get_next_page().map_err(|e| e.to_string())? {
+        if page.is_data_page() {
+            value_count += u64::from(page.num_values());
+        }
+    }
+    let promised = u64::try_from(chunk.num_values()).map_err(|e| e.to_string())?;
+    if value_count != promised {
+        return Err(format!(
+            "its footer promises {promised} values, its pages hold {value_count}"
+        ));
+    }
+    let is_list = chunk.column_descr().max_rep_level() > 0;
+    if value_count < rows || !is_list && value_count > rows {
+        return Err(format!("{rows} rows cannot have {value_count} values"));
+    }
+    Ok(())
+}
+
+/// Whether an index tells where these pages are.
+fn is_index_of(index: &OffsetIndexMetaData, places: &[PagePlace], rows: u64) -> bool {
+    let told = index.page_locations();
+    told.len() == places.len()
+        && told.iter().zip(places).all(|(told, (offset, length))| {
+            (told.offset, told.compressed_page_size) == (*offset, *length)
+        })
+        && told.first().is_none_or(|first| first.first_row_index == 0)
+        && told
+            .windows(2)
+            .all(|pair| pair[0].first_row_index < pair[1].first_row_index)
+        && told
+            .last()
+            .is_none_or(|last| u64::try_from(last.first_row_index).is_ok_and(|row| row < rows))
+}
+
+/// The bytes of one column chunk, at their places in the file.
+#[derive(Clone)]
+pub(super) struct ChunkBytes {
+    start: u64,
+    bytes: Bytes,
+}
+
+impl ChunkBytes {
+    /// Gives the memory back for the next chunk, unless somebody still reads in it.
+    pub(super) fn recycle(self) -> BytesMut {
+        self.bytes.try_into_mut().unwrap_or_default()
+    }
+}
+
+impl Length for ChunkBytes {
+    fn len(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+impl ChunkReader for ChunkBytes {
+    type T = Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        let left = self.len().saturating_sub(start);
+        Ok(self.get_bytes(start, usize::try_from(left)?)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        let outside = || ParquetError::EOF("a page lies outside of its column chunk".into());
+        let start = usize::try_from(start.checked_sub(self.start).ok_or_else(outside)?)?;
+        let end = start
+            .checked_add(length)
+            .filter(|end| *end <= self.bytes.len())
+            .ok_or_else(outside)?;
+        Ok(self.bytes.slice(start..end))
+    }
+}
