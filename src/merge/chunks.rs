@@ -129,7 +129,12 @@ pub(super) fn copy_chunk<W: Write + Send>(
     in_parallel: bool,
 ) -> Result<BytesMut, CopyError> {
     let chunk = metadata.row_group(group_index).column(column);
-    let bad = |reason| CopyError::Bad(format!("column {:?}: {reason}", chunk.column_path().string()));
+    let bad = |reason| {
+        CopyError::Bad(format!(
+            "column {:?}: {reason}",
+            chunk.column_path().string()
+        ))
+    };
     let (read, close) =
         guarded(|| read_chunk(bytes, buffer, metadata, group_index, column)).map_err(bad)?;
     let rows = close.rows_written;

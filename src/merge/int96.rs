@@ -11,10 +11,10 @@ use parquet::{
     column::reader::{get_column_reader, get_typed_column_reader},
     data_type::{Int96, Int96Type},
     errors::Result as ParquetResult,
-    file::{metadata::ColumnChunkMetaData, serialized_reader::SerializedPageReader},
+    file::metadata::ColumnChunkMetaData,
 };
 
-use super::guard::InputBytes;
+use super::{guard::InputBytes, pages::checked_pages};
 
 /// Far more than any writer puts into a page of such a column.
 const PAGE_BYTES_MAX: u64 = 64 << 20;
@@ -81,8 +81,8 @@ fn scan_chunk(
     rows: usize,
     found: &mut Values,
 ) -> ParquetResult<()> {
-    let pages = SerializedPageReader::new(Arc::clone(bytes), chunk, rows, None)?;
-    let reader = get_column_reader(chunk.column_descr_ptr(), Box::new(pages));
+    let pages = checked_pages(bytes, chunk, rows, PAGE_BYTES_MAX)?;
+    let reader = get_column_reader(chunk.column_descr_ptr(), pages);
     let mut reader = get_typed_column_reader::<Int96Type>(reader);
     let mut values: Vec<Int96> = Vec::new();
     let (mut definitions, mut repetitions) = (Vec::new(), Vec::new());

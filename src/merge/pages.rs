@@ -19,7 +19,7 @@ use parquet::{
     column::page::{Page, PageIterator, PageMetadata, PageReader},
     errors::{ParquetError, Result as ParquetResult},
     file::{
-        metadata::{ParquetMetaData, RowGroupMetaData},
+        metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
         serialized_reader::SerializedPageReader,
     },
     schema::types::ColumnDescPtr,
@@ -154,18 +154,8 @@ impl Iterator for Chunks {
         let group = self.metadata.row_group(self.groups.next()?);
         let chunk = group.column(self.column);
         let rows = usize::try_from(group.num_rows()).unwrap_or(0);
-        let pages = SerializedPageReader::new(Arc::clone(&self.bytes), chunk, rows, None);
-        Some(pages.map(|pages| {
-            Box::new(CheckedPages {
-                pages,
-                check: PageCheck {
-                    column: chunk.column_descr_ptr(),
-                    limits: self.limits.clone(),
-                    values_left: u64::try_from(chunk.num_values()).unwrap_or(0),
-                    longest_bytes: 0,
-                },
-            }) as Box<dyn PageReader>
-        }))
+        let pages = CheckedPages::new(&self.bytes, chunk, rows, self.limits.clone());
+        Some(pages.map(|pages| Box::new(pages) as Box<dyn PageReader>))
     }
 }
 
@@ -175,6 +165,40 @@ impl PageIterator for Chunks {}
 struct CheckedPages {
     pages: SerializedPageReader<InputBytes>,
     check: PageCheck,
+}
+
+impl CheckedPages {
+    fn new(
+        bytes: &Arc<InputBytes>,
+        chunk: &ColumnChunkMetaData,
+        rows: usize,
+        limits: Limits,
+    ) -> ParquetResult<Self> {
+        Ok(Self {
+            pages: SerializedPageReader::new(Arc::clone(bytes), chunk, rows, None)?,
+            check: PageCheck {
+                column: chunk.column_descr_ptr(),
+                limits,
+                values_left: u64::try_from(chunk.num_values()).unwrap_or(0),
+                longest_bytes: 0,
+            },
+        })
+    }
+}
+
+/// The pages of one column chunk of numbers, whose counts may take so much memory.
+pub(super) fn checked_pages(
+    bytes: &Arc<InputBytes>,
+    chunk: &ColumnChunkMetaData,
+    rows: usize,
+    limit_bytes: u64,
+) -> ParquetResult<Box<dyn PageReader>> {
+    let limits = Limits {
+        batch_rows: 1,
+        bytes: limit_bytes,
+        fitting: Arc::default(),
+    };
+    Ok(Box::new(CheckedPages::new(bytes, chunk, rows, limits)?))
 }
 
 impl Iterator for CheckedPages {

@@ -20,11 +20,10 @@ use parquet::{
 
 use super::{
     ColumnBounds, Compression, MergeControl, MergeError, MergeOptions,
-    chunks::{ChunkSource, read_chunk},
+    chunks::{ChunkSource, CopyError, copy_chunk},
     context::{Context, Shares},
     encode::{Encoder, Helper, Job, State, Work},
     gather::Gathered,
-    guard::guarded,
     order::Sink,
     raw_copy::{Part, rows_min},
     schema::{UnitedSchema, VERSION_KEY},
@@ -238,15 +237,15 @@ impl Sink for OutputWriter<'_> {
             .next_row_group()
             .map_err(|e| encode_error(path, &e))?;
         let mut buffer = self.chunks.take_buffer();
+        let in_parallel = context.request.options.thread_count > 1;
         for column in 0..context.united.parquet.num_columns() {
             let memory = std::mem::take(&mut buffer);
-            let (chunk, close) =
-                guarded(|| read_chunk(&bytes, memory, &metadata, part.groups.start, column))
-                    .map_err(|reason| MergeError::BadInputs(vec![input.bad(reason)]))?;
-            group
-                .append_column(&chunk, close)
-                .map_err(|e| encode_error(path, &e))?;
-            buffer = chunk.recycle();
+            let place = (part.groups.start, column);
+            let copied = copy_chunk(&mut group, &bytes, memory, &metadata, place, in_parallel);
+            buffer = copied.map_err(|error| match error {
+                CopyError::Bad(reason) => MergeError::BadInputs(vec![input.bad(reason)]),
+                CopyError::Encode(error) => encode_error(path, &error),
+            })?;
         }
         group.close().map_err(|e| encode_error(path, &e))?;
         self.chunks.give_buffer(buffer);

@@ -332,7 +332,7 @@ async fn merge_readable(
         table.merge_options(context.merge_budget_bytes()),
     );
     let wanted_bytes = blocking(move || merge::estimate_memory(&paths, &options)).await?;
-    let memory = context.budgets.memory(wanted_bytes);
+    let mut memory = context.budgets.memory(wanted_bytes);
     tracing::debug!(plan = %attempt.plan.queue, wanted_bytes, granted_bytes = memory.bytes, "memory");
     while !files.is_empty() {
         let request = MergeRequest {
@@ -346,6 +346,11 @@ async fn merge_readable(
                 let (again, first): (Vec<_>, Vec<_>) = bad
                     .into_iter()
                     .partition(|bad| suspects.contains(&bad.path));
+                if !first.is_empty() {
+                    // A page or footer that is too large for a small share may fit into a large one.
+                    drop(memory);
+                    memory = context.budgets.memory(u64::MAX);
+                }
                 suspects.extend(first.into_iter().map(|bad| bad.path));
                 set_aside.extend(sources::set_aside(attempt, files, again).await?);
             }
