@@ -1,6 +1,7 @@
 //! `gigamerge merge-files`: one merge by hand, published as the daemon publishes.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
@@ -98,6 +99,8 @@ pub async fn run(args: &MergeFilesArgs) -> Result<(), MergeFilesError> {
         options: MergeOptions {
             order_by: args.order_by.clone(),
             compression: args.compression,
+            column_compression: BTreeMap::new(),
+            bloom_filter_columns: Vec::new(),
             row_group_rows: args.row_group_rows as usize,
             memory_budget_bytes: args.memory,
             thread_count: args.threads.into(),

@@ -16,7 +16,7 @@ mod raw;
 mod secret;
 mod units;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::{
     catalog::{LayerRule, Level, Policy},
@@ -138,6 +138,12 @@ pub struct TableConfig {
     pub time_column: String,
     /// Page compression.
     pub compression: Compression,
+    /// Page compression of some columns.
+    pub column_compression: BTreeMap<String, Compression>,
+    /// Columns that get bloom filters.
+    pub bloom_filter_columns: Vec<String>,
+    /// Columns besides the sort columns whose bounds an index entry names.
+    pub index_columns: Vec<String>,
     /// Rows in a row group, at most.
     pub row_group_rows: usize,
 }
@@ -153,6 +159,12 @@ pub struct TableOverride {
     pub time_column: Option<String>,
     /// Compression, if it differs.
     pub compression: Option<Compression>,
+    /// Compression of some columns, if it differs.
+    pub column_compression: Option<BTreeMap<String, Compression>>,
+    /// Columns with bloom filters, if they differ.
+    pub bloom_filter_columns: Option<Vec<String>>,
+    /// Columns with bounds in the index, if they differ.
+    pub index_columns: Option<Vec<String>>,
     /// Row group size, if it differs.
     pub row_group_rows: Option<usize>,
 }
@@ -278,6 +290,18 @@ impl Config {
                 .iter()
                 .find_map(|one| one.compression)
                 .unwrap_or(defaults.compression),
+            column_compression: matching
+                .iter()
+                .find_map(|one| one.column_compression.clone())
+                .unwrap_or_else(|| defaults.column_compression.clone()),
+            bloom_filter_columns: matching
+                .iter()
+                .find_map(|one| one.bloom_filter_columns.clone())
+                .unwrap_or_else(|| defaults.bloom_filter_columns.clone()),
+            index_columns: matching
+                .iter()
+                .find_map(|one| one.index_columns.clone())
+                .unwrap_or_else(|| defaults.index_columns.clone()),
             row_group_rows: matching
                 .iter()
                 .find_map(|one| one.row_group_rows)
@@ -297,20 +321,30 @@ impl LayerConfig {
 const MERGE_THREAD_COUNT: usize = 2;
 
 impl TableConfig {
-    /// How one merge sorts and writes. Bounds of the sort columns and of the time column are
-    /// wanted, because the index entry names them.
+    /// Whether an index entry names the bounds of a column.
+    pub fn is_indexed(&self, column: &str) -> bool {
+        self.order_by.iter().any(|sort| sort.name == column)
+            || self.index_columns.iter().any(|name| name == column)
+    }
+
+    /// How one merge sorts and writes. Bounds of the sort columns, of the time column and of
+    /// those that are named for it are wanted, because the index entry has them.
     pub fn merge_options(&self, memory_budget_bytes: u64) -> MergeOptions {
-        let mut bounds_of: Vec<String> = self
-            .order_by
-            .iter()
-            .map(|column| column.name.clone())
-            .collect();
-        if !bounds_of.contains(&self.time_column) {
-            bounds_of.push(self.time_column.clone());
+        let mut bounds_of: Vec<String> = Vec::new();
+        let sorted_by = self.order_by.iter().map(|column| &column.name);
+        for column in sorted_by
+            .chain([&self.time_column])
+            .chain(&self.index_columns)
+        {
+            if !bounds_of.contains(column) {
+                bounds_of.push(column.clone());
+            }
         }
         MergeOptions {
             order_by: self.order_by.clone(),
             compression: self.compression,
+            column_compression: self.column_compression.clone(),
+            bloom_filter_columns: self.bloom_filter_columns.clone(),
             row_group_rows: self.row_group_rows,
             memory_budget_bytes,
             thread_count: MERGE_THREAD_COUNT,

@@ -1,6 +1,6 @@
 //! The effective configuration as TOML: complete, and without secrets.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use super::{
     CatalogConfig, Config, LayerConfig, LevelConfig, LogFormat, TableConfig, TableOverride,
@@ -136,10 +136,27 @@ impl Toml {
         }
     }
 
+    fn compressions(&mut self, columns: &BTreeMap<String, Compression>) {
+        let parts: Vec<String> = columns
+            .iter()
+            .map(|(column, own)| format!(" {} = {}", quote(column), quote(&compression(*own))))
+            .collect();
+        self.plain(
+            "column_compression",
+            format_args!("{{{} }}", parts.join(",")),
+        );
+    }
+
     fn table(&mut self, table: &TableConfig) {
         self.texts("order_by", table.order_by.iter().map(sort_column));
         self.text("time_column", &table.time_column);
         self.text("compression", &compression(table.compression));
+        self.compressions(&table.column_compression);
+        self.texts(
+            "bloom_filter_columns",
+            table.bloom_filter_columns.iter().cloned(),
+        );
+        self.texts("index_columns", table.index_columns.iter().cloned());
         self.plain("row_group_rows", table.row_group_rows);
     }
 
@@ -154,6 +171,15 @@ impl Toml {
         }
         if let Some(value) = one.compression {
             self.text("compression", &compression(value));
+        }
+        if let Some(columns) = &one.column_compression {
+            self.compressions(columns);
+        }
+        if let Some(columns) = &one.bloom_filter_columns {
+            self.texts("bloom_filter_columns", columns.iter().cloned());
+        }
+        if let Some(columns) = &one.index_columns {
+            self.texts("index_columns", columns.iter().cloned());
         }
         if let Some(rows) = one.row_group_rows {
             self.plain("row_group_rows", rows);

@@ -327,7 +327,8 @@ fn for_each_setting_of_a_table_the_first_match_wins() {
             "data_dir = 'DIR'\n[tables]\ncompression = 'snappy'\n\
              [[tables.overrides]]\nmatch = 'db.cpu'\norder_by = ['host', 't nulls first']\n\
              [[tables.overrides]]\nmatch = 'db.*'\norder_by = ['x']\ntime_column = 't'\nrow_group_rows = 1000\n\
-             [[tables.overrides]]\nmatch = '*'\ncompression = 'zstd(9)'\n",
+             [[tables.overrides]]\nmatch = '*'\ncompression = 'zstd(9)'\n\
+             column_compression = { message = 'lz4' }\nindex_columns = ['host', 'region']\n",
         )
         .load();
     let table = |database, table| config.table(&TableRef::new(database, table).unwrap());
@@ -337,12 +338,17 @@ fn for_each_setting_of_a_table_the_first_match_wins() {
     assert_eq!(cpu.time_column, "t");
     assert_eq!(cpu.row_group_rows, 1000);
     assert_eq!(cpu.compression, Compression::Zstd(9));
+    assert_eq!(cpu.column_compression["message"], Compression::Lz4);
+    assert!(cpu.is_indexed("host") && cpu.is_indexed("region") && !cpu.is_indexed("t"));
     let other = table("other", "cpu");
     assert_eq!(other.order_by, config.table_defaults.order_by);
     assert_eq!(other.time_column, "__timestamp");
 
-    assert_eq!(cpu.merge_options(7).bounds_of, ["host", "t"]);
-    assert_eq!(table("db", "mem").merge_options(7).bounds_of, ["x", "t"]);
+    assert_eq!(cpu.merge_options(7).bounds_of, ["host", "t", "region"]);
+    assert_eq!(
+        table("db", "mem").merge_options(7).bounds_of,
+        ["x", "t", "host", "region"]
+    );
     assert_eq!(cpu.merge_options(7).memory_budget_bytes, 7);
 }
 
@@ -471,7 +477,20 @@ fn settings() -> impl Strategy<Value = Config> {
         Just(Compression::Lz4),
         (1i32..=22).prop_map(Compression::Zstd)
     ];
-    let table = (order_by, "\\PC{1,8}", compression, 100usize..1_000_000);
+    let columns = || prop::collection::btree_set("\\PC{1,6}", 0..3);
+    let names = (columns(), columns()).prop_map(|(bloom, index)| {
+        let names = |set: BTreeSet<String>| set.into_iter().collect::<Vec<_>>();
+        (names(bloom), names(index))
+    });
+    let compressions = prop::collection::btree_map("\\PC{1,6}", compression.clone(), 0..3);
+    let table = (
+        order_by,
+        "\\PC{1,8}",
+        compression,
+        100usize..1_000_000,
+        compressions,
+        names,
+    );
     let whole = |range: std::ops::Range<u64>| range.prop_map(Duration::from_secs);
     (
         (prop::bool::ANY, 1u64..6, any::<bool>()),
@@ -523,6 +542,9 @@ fn settings() -> impl Strategy<Value = Config> {
                     order_by: defaults.0,
                     time_column: defaults.1,
                     compression: defaults.2,
+                    column_compression: defaults.4,
+                    bloom_filter_columns: defaults.5.0,
+                    index_columns: defaults.5.1,
                     row_group_rows: defaults.3,
                 },
                 table_overrides: overrides
@@ -532,6 +554,9 @@ fn settings() -> impl Strategy<Value = Config> {
                         order_by: Some(table.0),
                         time_column: None,
                         compression: Some(table.2),
+                        column_compression: Some(table.4),
+                        bloom_filter_columns: Some(table.5.0),
+                        index_columns: None,
                         row_group_rows: None,
                     })
                     .collect(),

@@ -1,7 +1,7 @@
 //! Smallest and largest values of columns.
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray},
+    array::{Array, ArrayRef, AsArray, new_empty_array},
     compute::{max, max_boolean, max_string, min, min_boolean, min_string},
     datatypes::{
         DataType, Date32Type, Date64Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
@@ -15,6 +15,8 @@ use serde_json::Value;
 use super::ColumnBounds;
 
 const NS_PER_DAY: i128 = 86_400_000_000_000;
+/// Longer texts have no place in an index that every reader holds; cut off they would be wrong.
+const TEXT_BYTES_MAX: usize = 1024;
 
 /// A value that can be compared.
 #[derive(Debug, Clone, PartialEq, PartialOrd)]
@@ -23,6 +25,12 @@ enum Bound {
     Float(f64),
     Text(String),
     Flag(bool),
+}
+
+/// Whether values of this type have bounds here.
+pub(super) fn has_bounds(data_type: &DataType) -> bool {
+    let empty = new_empty_array(data_type);
+    BoundsOf::default().update(&empty)
 }
 
 /// Collects the bounds of one column. Timestamps and dates count in nanoseconds since the epoch.
@@ -148,7 +156,7 @@ fn json(bound: &Bound) -> Option<Value> {
             .or_else(|_| u64::try_from(*value).map(Value::from))
             .ok(),
         Bound::Float(value) => serde_json::Number::from_f64(*value).map(Value::Number),
-        Bound::Text(value) => Some(Value::String(value.clone())),
+        Bound::Text(value) => (value.len() <= TEXT_BYTES_MAX).then(|| Value::String(value.clone())),
         Bound::Flag(value) => Some(Value::Bool(*value)),
     }
 }
@@ -207,6 +215,14 @@ mod tests {
             bounds(&array(times)),
             Some((Value::from(1_000_000), Value::from(2_000_000)))
         );
+    }
+
+    #[test]
+    fn a_long_text_is_no_bound() {
+        let text = |length| array(StringArray::from(vec!["x".repeat(length)]));
+        assert!(bounds(&text(TEXT_BYTES_MAX)).is_some());
+        assert_eq!(bounds(&text(TEXT_BYTES_MAX + 1)), None);
+        assert!(has_bounds(&DataType::Utf8) && !has_bounds(&DataType::Binary));
     }
 
     #[test]

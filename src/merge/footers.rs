@@ -239,7 +239,43 @@ pub(super) fn column_bounds(
     Ok(bounds)
 }
 
+/// Smallest and largest value of a column in each row group, where statistics are exact; both
+/// null when it holds nothing but nulls.
+pub(super) fn exact_bounds(
+    footer: &ArrowReaderMetadata,
+    column: &str,
+) -> Vec<Option<[ArrayRef; 2]>> {
+    let groups = footer.metadata().row_groups().iter().enumerate();
+    let ranges = exact_ranges(footer, column);
+    let bounds = |(index, group): (usize, &RowGroupMetaData)| {
+        let ranges = ranges.as_ref()?;
+        is_known(ranges, group, index)
+            .then(|| [ranges.min.slice(index, 1), ranges.max.slice(index, 1)])
+    };
+    groups.map(bounds).collect()
+}
+
 fn statistics_bounds(footer: &ArrowReaderMetadata, column: &str) -> Option<BoundsOf> {
+    let ranges = exact_ranges(footer, column)?;
+    let groups = footer.metadata().row_groups().iter().enumerate();
+    for (index, group) in groups {
+        if !is_known(&ranges, group, index) {
+            return None;
+        }
+    }
+    let mut bounds = BoundsOf::default();
+    (bounds.update(&ranges.min) && bounds.update(&ranges.max)).then_some(bounds)
+}
+
+/// Whether statistics know the values of a row group: its bounds, or that there are none.
+fn is_known(ranges: &GroupRanges, group: &RowGroupMetaData, index: usize) -> bool {
+    let only_nulls = !ranges.null_counts.is_null(index)
+        && i64::try_from(ranges.null_counts.value(index)) == Ok(group.num_rows());
+    !ranges.min.is_null(index) && !ranges.max.is_null(index) || only_nulls
+}
+
+/// Statistics of a column whose smallest and largest values are not cut off.
+fn exact_ranges(footer: &ArrowReaderMetadata, column: &str) -> Option<GroupRanges> {
     let ranges = group_ranges(footer, column)?;
     let data_type = ranges.min.data_type();
     // Fixed-width values are never cut off, though not every writer says so.
@@ -251,13 +287,5 @@ fn statistics_bounds(footer: &ArrowReaderMetadata, column: &str) -> Option<Bound
     {
         return None;
     }
-    for (index, group) in footer.metadata().row_groups().iter().enumerate() {
-        let only_nulls = !ranges.null_counts.is_null(index)
-            && i64::try_from(ranges.null_counts.value(index)) == Ok(group.num_rows());
-        if (ranges.min.is_null(index) || ranges.max.is_null(index)) && !only_nulls {
-            return None;
-        }
-    }
-    let mut bounds = BoundsOf::default();
-    (bounds.update(&ranges.min) && bounds.update(&ranges.max)).then_some(bounds)
+    Some(ranges)
 }

@@ -38,7 +38,7 @@ mod widen;
 mod writer;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
@@ -81,6 +81,10 @@ pub struct MergeOptions {
     pub order_by: Vec<SortColumn>,
     /// How pages are compressed.
     pub compression: Compression,
+    /// How those of some columns are compressed instead. Columns that no input has do no harm, here and below.
+    pub column_compression: BTreeMap<String, Compression>,
+    /// Columns that get bloom filters, unless they are nested or boolean.
+    pub bloom_filter_columns: Vec<String>,
     /// Rows in a row group, at most.
     pub row_group_rows: usize,
     /// Memory that the merge may use at once, bytes.
@@ -100,6 +104,14 @@ pub struct SortColumn {
     pub descending: bool,
     /// Nulls before everything else instead of after.
     pub nulls_first: bool,
+}
+
+impl MergeOptions {
+    /// How pages of a column, or of the parts of a nested one, are compressed.
+    fn compression_of(&self, column: &str) -> Compression {
+        let own = self.column_compression.get(column);
+        own.copied().unwrap_or(self.compression)
+    }
 }
 
 /// Page compression of an output.

@@ -5,6 +5,7 @@
 //! the merge when its turn comes.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     ops::Range,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -15,19 +16,18 @@ use arrow::{
 };
 use parquet::{
     arrow::arrow_reader::ArrowReaderMetadata,
-    basic::Compression as ParquetCompression,
     file::metadata::{ColumnChunkMetaData, RowGroupMetaData},
 };
 
 use super::{
-    MergeError, MergeOptions, SortColumn,
+    MergeError, MergeOptions, SortColumn, bounds,
     decode::scan_groups,
     footers::{self, GroupKeys},
     inputs::Input,
     keys::ordered_integers,
     schema::UnitedSchema,
     strategy::InputSummary,
-    writer::parquet_compression,
+    writer::{has_bloom_filter, parquet_compression},
 };
 
 /// Consecutive row groups of one input that are handled together.
@@ -50,7 +50,12 @@ pub(super) struct Copyable {
     pub(super) last: i64,
     /// Smallest and largest value of the sort column.
     pub(super) bounds: [ArrayRef; 2],
+    /// The same of further columns whose bounds are wanted.
+    pub(super) other_bounds: Vec<PlacedBounds>,
 }
+
+/// A column's place in the united schema, its smallest and its largest value.
+pub(super) type PlacedBounds = (usize, [ArrayRef; 2]);
 
 impl Part {
     /// A whole input.
@@ -132,6 +137,7 @@ pub(super) fn split(
             let copy = Copyable {
                 last: found.last,
                 bounds: found.bounds,
+                other_bounds: found.other_bounds,
             };
             add(found.group..done, Some((found.first, copy)));
         }
@@ -175,6 +181,7 @@ struct Candidate {
     first: i64,
     last: i64,
     bounds: [ArrayRef; 2],
+    other_bounds: Vec<PlacedBounds>,
 }
 
 fn keys_of(rules: &Rules<'_>, input: &Input) -> Result<Option<Vec<GroupKeys>>, MergeError> {
@@ -194,15 +201,17 @@ fn candidates(rules: &Rules<'_>, inputs: &[Input]) -> Result<Option<Vec<Candidat
     let [column] = &rules.options.order_by[..] else {
         return Ok(None);
     };
-    // Other bounds would have to be read from the rows.
-    if rules
-        .options
-        .bounds_of
-        .iter()
-        .any(|name| *name != column.name && rules.united.schema.index_of(name).is_ok())
-    {
-        return Ok(None);
-    }
+    // Further columns whose bounds are wanted.
+    let schema = &rules.united.schema;
+    let others = rules.options.bounds_of.iter();
+    let mut other_bounds = OtherBounds {
+        columns: others
+            .filter(|name| **name != column.name)
+            .filter_map(|name| Some((schema.index_of(name).ok()?, name.as_str())))
+            .filter(|(place, _)| bounds::has_bounds(schema.field(*place).data_type()))
+            .collect(),
+        known: HashMap::new(),
+    };
     let mut all: Vec<(i64, i64, usize, GroupKeys)> = Vec::new();
     for (index, input) in inputs.iter().enumerate() {
         if input.row_count == 0 {
@@ -233,13 +242,16 @@ fn candidates(rules: &Rules<'_>, inputs: &[Input]) -> Result<Option<Vec<Candidat
         if overlaps || group.may_have_nulls || first > last {
             continue;
         }
-        if has_shape(rules, &inputs[input], group.index)? {
+        if has_shape(rules, &inputs[input], group.index)?
+            && let Some(other_bounds) = other_bounds.of(&inputs[input], group.index)?
+        {
             found.push(Candidate {
                 input,
                 group: group.index,
                 first,
                 last,
                 bounds: group.bounds,
+                other_bounds,
             });
         }
     }
@@ -247,10 +259,48 @@ fn candidates(rules: &Rules<'_>, inputs: &[Input]) -> Result<Option<Vec<Candidat
     Ok(Some(found))
 }
 
-/// Whether a row group could be one of the output: columns, compression, size.
+/// Bounds of further columns, by input, column and row group; looked up once for each input.
+struct OtherBounds<'a> {
+    columns: Vec<(usize, &'a str)>,
+    known: HashMap<usize, Vec<GroupBounds>>,
+}
+
+/// Of each row group, where they are known.
+type GroupBounds = Vec<Option<[ArrayRef; 2]>>;
+
+impl OtherBounds<'_> {
+    /// Those of one row group; `None` when they would have to be read from its rows.
+    fn of(&mut self, input: &Input, group: usize) -> Result<Option<Vec<PlacedBounds>>, MergeError> {
+        if self.columns.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let found = match self.known.entry(input.index) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => {
+                let footer = input
+                    .footer()
+                    .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
+                let columns = self.columns.iter();
+                vacant.insert(
+                    columns
+                        .map(|(_, column)| footers::exact_bounds(&footer, column))
+                        .collect(),
+                )
+            }
+        };
+        let of_group = |(place, _): &(usize, &str), bounds: &GroupBounds| {
+            Some((*place, bounds.get(group)?.clone()?))
+        };
+        let pairs = self.columns.iter().zip(found.iter());
+        Ok(pairs
+            .map(|(column, bounds)| of_group(column, bounds))
+            .collect())
+    }
+}
+
+/// Whether a row group could be one of the output: columns, compression, bloom filters, size.
 fn has_shape(rules: &Rules<'_>, input: &Input, group: usize) -> Result<bool, MergeError> {
     let row_group_rows = rules.options.row_group_rows.max(1);
-    let wanted = parquet_compression(rules.options.compression);
     let footer = input
         .footer()
         .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
@@ -258,9 +308,17 @@ fn has_shape(rules: &Rules<'_>, input: &Input, group: usize) -> Result<bool, Mer
     let rows = u64::try_from(group.num_rows()).unwrap_or(0);
     // The level of zstd is not in the file.
     let is_compressed_so = |chunk: &ColumnChunkMetaData| {
-        wanted.as_ref().is_ok_and(|wanted: &ParquetCompression| {
-            std::mem::discriminant(&chunk.compression()) == std::mem::discriminant(wanted)
+        let column = chunk.column_path().parts().first();
+        let wanted = rules
+            .options
+            .compression_of(column.map_or("", String::as_str));
+        parquet_compression(wanted).is_ok_and(|wanted| {
+            std::mem::discriminant(&chunk.compression()) == std::mem::discriminant(&wanted)
         })
+    };
+    let is_filtered_so = |chunk: &ColumnChunkMetaData| {
+        chunk.bloom_filter_offset().is_some()
+            || !has_bloom_filter(chunk.column_descr(), rules.options)
     };
     let is_small = |chunk: &ColumnChunkMetaData| {
         u64::try_from(chunk.compressed_size()).is_ok_and(|size| size <= rules.chunk_bytes)
@@ -272,7 +330,7 @@ fn has_shape(rules: &Rules<'_>, input: &Input, group: usize) -> Result<bool, Mer
         && group
             .columns()
             .iter()
-            .all(|chunk| is_compressed_so(chunk) && is_small(chunk)))
+            .all(|chunk| is_compressed_so(chunk) && is_filtered_so(chunk) && is_small(chunk)))
 }
 
 /// Keeps the candidates whose rows are in order and begin and end where statistics say.

@@ -16,6 +16,7 @@ use parquet::{
         properties::{EnabledStatistics, WriterProperties},
         writer::SerializedFileWriter,
     },
+    schema::types::ColumnDescriptor,
 };
 
 use super::{
@@ -38,6 +39,10 @@ const TEXT_DICTIONARY_BYTES_MAX: usize = 512 << 10;
 const PAGE_BYTES_MAX: usize = 1 << 20;
 /// Neither pages nor dictionaries get smaller than this.
 const COLUMN_BYTES_MIN: usize = 16 << 10;
+/// A bloom filter says yes in vain for one in a hundred values that are not there.
+const BLOOM_FILTER_ERROR_RATE: f64 = 0.01;
+/// Distinct values that a bloom filter has room for, at most: half a megabyte. It shrinks to what is there.
+const BLOOM_FILTER_VALUES_MAX: usize = 1 << 18;
 /// Output batches that may wait for the encoder.
 const QUEUED_BATCHES_MAX: usize = 4;
 
@@ -249,8 +254,14 @@ impl Sink for OutputWriter<'_> {
         }
         group.close().map_err(|e| encode_error(path, &e))?;
         self.chunks.give_buffer(buffer);
-        for array in &copy.bounds {
-            self.helper.encoder.add_bounds(place, array);
+        let others = copy
+            .other_bounds
+            .iter()
+            .map(|(other, bounds)| (*other, bounds));
+        for (place, bounds) in others.chain([(place, &copy.bounds)]) {
+            for array in bounds {
+                self.helper.encoder.add_bounds(place, array);
+            }
         }
         self.row_count += part.row_count;
         self.copied_row_group_count += 1;
@@ -271,6 +282,12 @@ pub(super) fn parquet_compression(
         Compression::Lz4 => ParquetCompression::LZ4_RAW,
         Compression::Zstd(level) => ParquetCompression::ZSTD(ZstdLevel::try_new(level)?),
     })
+}
+
+/// Whether a column is to have a bloom filter.
+pub(super) fn has_bloom_filter(leaf: &ColumnDescriptor, options: &MergeOptions) -> bool {
+    matches!(leaf.path().parts(), [name] if options.bloom_filter_columns.contains(name))
+        && leaf.physical_type() != PhysicalType::BOOLEAN
 }
 
 fn properties(
@@ -316,6 +333,18 @@ fn properties(
         .set_sorting_columns((!sorting.is_empty()).then_some(sorting))
         .set_key_value_metadata(Some(key_values));
     for leaf in united.parquet.columns() {
+        let column = leaf.path().parts().first().map_or("", String::as_str);
+        let own = options.compression_of(column);
+        if own != options.compression {
+            let own = parquet_compression(own).map_err(|e| encode_error(path, &e))?;
+            builder = builder.set_column_compression(leaf.path().clone(), own);
+        }
+        if has_bloom_filter(leaf, options) {
+            let values = options.row_group_rows.min(BLOOM_FILTER_VALUES_MAX);
+            builder = builder
+                .set_column_bloom_filter_fpp(leaf.path().clone(), BLOOM_FILTER_ERROR_RATE)
+                .set_column_bloom_filter_max_ndv(leaf.path().clone(), values as u64);
+        }
         if leaf.physical_type() != PhysicalType::BYTE_ARRAY {
             builder = builder.set_column_dictionary_page_size_limit(
                 leaf.path().clone(),

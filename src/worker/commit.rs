@@ -144,15 +144,9 @@ fn entry(
         value.and_then(Value::as_i64).or(known).unwrap_or(0)
     };
     let column = |pick: fn(&ColumnBounds) -> &Value| -> Map<String, Value> {
-        let sorted_by = |bounds: &&ColumnBounds| {
-            config
-                .order_by
-                .iter()
-                .any(|sort| sort.name == bounds.column)
-        };
         bounds
             .iter()
-            .filter(sorted_by)
+            .filter(|bounds| config.is_indexed(&bounds.column))
             .map(|bounds| (bounds.column.clone(), pick(bounds).clone()))
             .collect()
     };

@@ -443,6 +443,17 @@ fn tables_that_cannot_be() {
             ", 'b'".repeat(32),
             "a".repeat(500)
         )),
+        Case::new().lake(
+            r#"
+            [tables]
+            column_compression = { message = "gzip", "odd name" = 3, level = "zstd(0)" }
+            bloom_filter_columns = ["a", "", "a"]
+            index_columns = 7
+            [[tables.overrides]]
+            match = "a.b"
+            column_compression = ["message"]
+            "#
+        ),
     ]));
 }
 

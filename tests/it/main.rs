@@ -32,6 +32,7 @@ mod merge_edges;
 mod merge_files;
 mod merge_files_command;
 mod merge_properties;
+mod merge_settings;
 mod one_holder;
 mod protocol_model;
 mod redis_connections;

@@ -125,6 +125,8 @@ pub(crate) fn options() -> MergeOptions {
     MergeOptions {
         order_by: vec![ascending("__timestamp")],
         compression: Compression::Zstd(1),
+        column_compression: Default::default(),
+        bloom_filter_columns: Vec::new(),
         row_group_rows: 122_880,
         memory_budget_bytes: 64 << 20,
         thread_count: 2,

@@ -47,6 +47,8 @@ fn options() -> MergeOptions {
             nulls_first: false,
         }],
         compression: Compression::Snappy,
+        column_compression: Default::default(),
+        bloom_filter_columns: Vec::new(),
         row_group_rows: 1000,
         memory_budget_bytes: 64 << 20,
         thread_count: 1,

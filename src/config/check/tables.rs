@@ -1,5 +1,7 @@
 //! How tables are sorted and written.
 
+use std::collections::BTreeMap;
+
 use crate::{
     config::{
         TableConfig, TableOverride,
@@ -12,6 +14,8 @@ use crate::{
 
 const OVERRIDES_MAX: usize = 1000;
 const SORT_COLUMNS_MAX: usize = 32;
+/// Columns of each kind that a table's settings name.
+const COLUMNS_MAX: usize = 64;
 const PATTERN_CHARS_MAX: usize = 400;
 const TIME_COLUMN: &str = "__timestamp";
 const ROW_GROUP_ROWS: usize = 122_880;
@@ -21,6 +25,9 @@ struct TableSettings {
     order_by: Option<Vec<SortColumn>>,
     time_column: Option<String>,
     compression: Option<Compression>,
+    column_compression: Option<BTreeMap<String, Compression>>,
+    bloom_filter_columns: Option<Vec<String>>,
+    index_columns: Option<Vec<String>>,
     row_group_rows: Option<usize>,
 }
 
@@ -50,6 +57,9 @@ pub(super) fn check(
         }),
         time_column,
         compression: settings.compression.unwrap_or(Compression::Zstd(1)),
+        column_compression: settings.column_compression.unwrap_or_default(),
+        bloom_filter_columns: settings.bloom_filter_columns.unwrap_or_default(),
+        index_columns: settings.index_columns.unwrap_or_default(),
         row_group_rows: settings.row_group_rows.unwrap_or(ROW_GROUP_ROWS),
     };
     (defaults, overrides)
@@ -70,7 +80,7 @@ fn table_override(mut section: Section<'_>, report: &Report) -> Option<TableOver
     if section.is_empty() {
         report.problem(
             place,
-            "changes nothing; add order_by, time_column, compression or row_group_rows, or remove it",
+            "changes nothing; add a setting, such as order_by or compression, or remove it",
         );
     }
     let settings = settings(&mut section, report);
@@ -80,6 +90,9 @@ fn table_override(mut section: Section<'_>, report: &Report) -> Option<TableOver
         order_by: settings.order_by,
         time_column: settings.time_column,
         compression: settings.compression,
+        column_compression: settings.column_compression,
+        bloom_filter_columns: settings.bloom_filter_columns,
+        index_columns: settings.index_columns,
         row_group_rows: settings.row_group_rows,
     })
 }
@@ -100,6 +113,15 @@ fn settings(section: &mut Section<'_>, report: &Report) -> TableSettings {
             .map_err(|message| report.problem(&text.place, message))
             .ok()
     });
+    let column_compression = section
+        .texts_by_name("column_compression", COLUMNS_MAX)
+        .map(|columns| column_compression(columns, report));
+    let bloom_filter_columns = section
+        .texts("bloom_filter_columns", COLUMNS_MAX)
+        .map(|columns| column_names(&columns, report));
+    let index_columns = section
+        .texts("index_columns", COLUMNS_MAX)
+        .map(|columns| column_names(&columns, report));
     let row_group_rows = section
         .integer("row_group_rows", 100..=10_000_000)
         .and_then(|rows| usize::try_from(rows).ok());
@@ -107,8 +129,44 @@ fn settings(section: &mut Section<'_>, report: &Report) -> TableSettings {
         order_by,
         time_column,
         compression,
+        column_compression,
+        bloom_filter_columns,
+        index_columns,
         row_group_rows,
     }
+}
+
+fn column_compression(
+    columns: Vec<(String, Setting<String>)>,
+    report: &Report,
+) -> BTreeMap<String, Compression> {
+    let parsed = columns.into_iter().filter_map(|(column, text)| {
+        parse_compression(&text.value)
+            .map(|compression| (column, compression))
+            .map_err(|message| report.problem(&text.place, message))
+            .ok()
+    });
+    parsed.collect()
+}
+
+/// Names of columns. Those that a table does not have do no harm: tables change.
+fn column_names(columns: &Setting<Vec<String>>, report: &Report) -> Vec<String> {
+    let mut names: Vec<String> = Vec::with_capacity(columns.value.len());
+    for (index, name) in columns.value.iter().enumerate() {
+        let mut place = columns.place.clone();
+        place.path = format!("{}[{index}]", place.path);
+        if name.is_empty() {
+            report.problem(place, "is empty; write the name of a column");
+        } else if names.contains(name) {
+            report.problem(
+                place,
+                format!("column {} is named twice; remove one", units::quote(name)),
+            );
+        } else {
+            names.push(name.clone());
+        }
+    }
+    names
 }
 
 fn check_pattern(pattern: &str) -> Result<(), String> {

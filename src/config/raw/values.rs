@@ -1,10 +1,10 @@
 //! Values by their type, within their bounds.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
-use config::ValueKind;
+use config::{Value, ValueKind};
 
-use super::{Section, Setting, shown};
+use super::{Section, Setting, plain, shown};
 use crate::config::{
     Secret,
     problem::{Place, did_you_mean},
@@ -204,6 +204,49 @@ impl Section<'_> {
             return None;
         }
         Some(Setting { value, place })
+    }
+
+    /// Texts under names that are the user's.
+    pub(in crate::config) fn texts_by_name(
+        &mut self,
+        key: &'static str,
+        count_max: usize,
+    ) -> Option<Vec<(String, Setting<String>)>> {
+        let (value, place) = self.take(key)?;
+        let ValueKind::Table(values) = value.kind else {
+            self.report.problem(
+                &place,
+                format!("is not a section; write {key} = {{ name = \"…\" }}"),
+            );
+            return None;
+        };
+        if values.len() > count_max {
+            self.report.problem(
+                &place,
+                format!(
+                    "has {} parts; at most {count_max} are possible",
+                    values.len()
+                ),
+            );
+            return None;
+        }
+        // In the order of names: problems come in the same order each time.
+        let values: BTreeMap<String, Value> = values.into_iter().collect();
+        let mut texts = Vec::with_capacity(values.len());
+        for (name, value) in values {
+            let place = Place {
+                path: format!("{}.{}", place.path, plain(&name)),
+                origin: value.origin().map(str::to_owned),
+            };
+            match value.kind {
+                ValueKind::String(text) => texts.push((name, Setting { value: text, place })),
+                other => self.report.problem(
+                    place,
+                    format!("{} is not text; write it in quotes", shown(&other)),
+                ),
+            }
+        }
+        Some(texts)
     }
 
     /// One of a few words.
