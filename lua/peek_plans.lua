@@ -21,7 +21,13 @@ for place = 1, #KEYS do
   local key = KEYS[place]
   local count, start, step, bytes, soonest_s, is_whole = 0, 0, 2, 0, math.huge, false
   while count < count_max and start < ITEMS_MAX and bytes < LIST_BYTES_MAX and reply_bytes <= REPLY_BYTES_MAX do
-    local texts = pcall_redis('LRANGE', key, start, start + step - 1)
+    -- Most lists end within the first two items: as text, their numbers need not be printed for each.
+    local texts
+    if start == 0 then
+      texts = pcall_redis('LRANGE', key, '0', '1')
+    else
+      texts = pcall_redis('LRANGE', key, start, start + step - 1)
+    end
     if texts.err then
       break
     end

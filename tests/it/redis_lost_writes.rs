@@ -93,6 +93,11 @@ fn a_fault_in_any_call_of_a_merge_or_a_delete_heals_by_itself() {
 
 /// The file that the server appends its writes to.
 fn append_file(server: &RedisServer) -> PathBuf {
+    // Before Redis 7 it is a single one.
+    let single = server.folder().join("appendonly.aof");
+    if single.exists() {
+        return single;
+    }
     let folder = server.folder().join("appendonlydir");
     fs::read_dir(folder)
         .unwrap()

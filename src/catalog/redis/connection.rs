@@ -226,10 +226,13 @@ fn unavailable(context: &str, reason: String) -> CatalogError {
 
 /// With jitter, so that many daemons do not come back in one moment.
 fn pause(failures: u32) -> Duration {
-    let longest = PAUSE_MIN
-        .saturating_mul(1_u32.checked_shl(failures.min(16)).unwrap_or(u32::MAX))
-        .min(PAUSE_MAX);
-    longest.mul_f64(0.5 + 0.5 * fastrand::f64())
+    pause_limit(failures).mul_f64(0.5 + 0.5 * fastrand::f64())
+}
+
+fn pause_limit(failures: u32) -> Duration {
+    PAUSE_MIN
+        .saturating_mul(1 << failures.min(16))
+        .min(PAUSE_MAX)
 }
 
 /// The connection is of no use any more, or leads to a server that cannot write.
@@ -272,6 +275,14 @@ pub(super) fn server_text(error: &RedisError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::HashSet,
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
+    };
+
     use super::*;
 
     fn connection(url: &str) -> Result<Connection, CatalogError> {
@@ -298,12 +309,58 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_and_end() {
-        for failures in [0, 1, 5, 20, u32::MAX] {
-            assert!(pause(failures) <= PAUSE_MAX);
-            assert!(pause(failures) >= PAUSE_MIN / 2);
+    fn a_pause_is_drawn_from_the_upper_half_of_a_limit_that_doubles_up_to_five_seconds() {
+        let mut limit = PAUSE_MIN;
+        for failures in (0..40).chain([u32::MAX]) {
+            let drawn: HashSet<Duration> = (0..64).map(|_| pause(failures)).collect();
+            assert!(drawn.len() > 32, "daemons would come back together");
+            for pause in drawn {
+                assert!(
+                    (limit / 2..=limit).contains(&pause),
+                    "{failures}: {pause:?}"
+                );
+            }
+            limit = (limit * 2).min(PAUSE_MAX);
         }
-        assert!(pause(20) >= PAUSE_MAX / 2);
+        assert_eq!(limit, Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn no_call_reaches_the_server_before_the_pause_after_a_failure_is_over() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let attempts = Arc::new(AtomicU32::new(0));
+        let seen = Arc::clone(&attempts);
+        std::thread::spawn(move || {
+            while let Ok((socket, _)) = listener.accept() {
+                seen.fetch_add(1, Ordering::SeqCst);
+                drop(socket);
+            }
+        });
+        let connection = connection(&format!("redis://127.0.0.1:{port}")).unwrap();
+        let ping = redis::cmd("PING");
+        for failures in 0..8 {
+            let asked_at = Instant::now();
+            let first = connection.query::<String>("asking", &ping).await;
+            assert!(first.is_err());
+            let mut state = connection.state.lock().await;
+            assert_eq!(state.failures, failures + 1);
+            let retry_at = state.retry_at.unwrap();
+            assert!(retry_at > asked_at && retry_at <= Instant::now() + pause_limit(failures));
+            // As if the test took no time: the pause lasts while these calls are made.
+            state.retry_at = Some(Instant::now() + Duration::from_hours(1));
+            let reason = state.last_failure.clone();
+            drop(state);
+            let made = attempts.load(Ordering::SeqCst);
+            for _ in 0..20 {
+                let error = connection.query::<String>("asking", &ping).await;
+                let error = error.unwrap_err().to_string();
+                assert!(error.ends_with(&reason), "{error}");
+            }
+            assert_eq!(attempts.load(Ordering::SeqCst), made);
+            connection.state.lock().await.retry_at = Some(asked_at);
+        }
+        assert_eq!(attempts.load(Ordering::SeqCst), 8);
     }
 
     #[tokio::test]
