@@ -3,7 +3,8 @@
 
 use crate::model::DataPath;
 
-/// ROWS-KEPT: a merge's output has exactly the rows of the inputs whose paths the commit removes.
+/// ROWS-KEPT: a merge's output has exactly the rows of the inputs whose paths the commit removes;
+/// of rows that the table's `dedup` calls the same, one.
 pub const ROWS_KEPT: &str = "ROWS-KEPT";
 /// ORDER-KEPT: an output is sorted by its table's order, equal rows in the order of the inputs.
 pub const ORDER_KEPT: &str = "ORDER-KEPT";
@@ -44,9 +45,19 @@ fn check(
 
 /// ROWS-KEPT: as many rows came out as went in.
 pub fn rows_kept(rows_in: impl IntoIterator<Item = u64>, rows_out: u64) -> Result<(), Violation> {
+    rows_kept_or_collapsed(rows_in, rows_out, 0)
+}
+
+/// ROWS-KEPT of a table with `dedup`: as many rows came out, or collapsed into others, as went in.
+pub fn rows_kept_or_collapsed(
+    rows_in: impl IntoIterator<Item = u64>,
+    rows_out: u64,
+    rows_collapsed: u64,
+) -> Result<(), Violation> {
     let rows_in: u128 = rows_in.into_iter().map(u128::from).sum();
-    check(ROWS_KEPT, rows_in == u128::from(rows_out), || {
-        format!("{rows_in} rows went in, {rows_out} are there")
+    let accounted = u128::from(rows_out) + u128::from(rows_collapsed);
+    check(ROWS_KEPT, rows_in == accounted, || {
+        format!("{rows_in} rows went in, {rows_out} are there, {rows_collapsed} collapsed")
     })
 }
 
@@ -121,6 +132,8 @@ mod tests {
     fn each_invariant_tells_what_holds_from_what_does_not() {
         assert!(rows_kept([1, 2], 3).is_ok());
         assert!(rows_kept([u64::MAX, 1], 0).is_err());
+        assert!(rows_kept_or_collapsed([1, 2], 2, 1).is_ok());
+        assert!(rows_kept_or_collapsed([1, 2], u64::MAX, u64::MAX).is_err());
         assert!(order_kept([1, 1, 2], 0).is_ok());
         let unsorted = order_kept([1, 3, 2], 10).unwrap_err();
         assert_eq!(unsorted.invariant, ORDER_KEPT);

@@ -13,12 +13,16 @@ use super::MergeFilesArgs;
 use crate::{
     config,
     daemon::{self, DaemonError, Signal},
-    merge::{self, MergeControl, MergeError, MergeOptions, MergeReport, MergeRequest, SortColumn},
+    merge::{
+        self, Dedup, MergeControl, MergeError, MergeOptions, MergeReport, MergeRequest, SortColumn,
+    },
     storage::{self, StorageError, Workspace},
 };
 
 /// Files that one command merges, at most.
 const FILE_COUNT_MAX: usize = 1_000_000;
+/// A merge stops between batches; a sort or a full row group is not waited for longer than this.
+const STOP_TIME: Duration = Duration::from_millis(50);
 /// The progress bar moves this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Characters of the bar itself.
@@ -53,6 +57,9 @@ pub enum MergeFilesError {
     /// Ctrl-C cannot be listened to.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    /// There is no thread for the merge.
+    #[error("no thread can be started for the merge")]
+    Thread(#[source] io::Error),
     /// The merge panicked.
     #[error("the merge thread panicked; the inputs are kept as they were")]
     Panicked,
@@ -101,22 +108,37 @@ pub async fn run(args: &MergeFilesArgs) -> Result<(), MergeFilesError> {
             compression: args.compression,
             column_compression: BTreeMap::new(),
             bloom_filter_columns: Vec::new(),
+            dedup: (!args.dedup_by.is_empty()).then(|| Dedup {
+                by: args.dedup_by.clone(),
+                keep: args.keep.clone(),
+            }),
             row_group_rows: args.row_group_rows as usize,
             memory_budget_bytes: args.memory,
             thread_count: args.threads.into(),
             bounds_of: Vec::new(),
         },
     };
+    let (send, mut merged) = tokio::sync::oneshot::channel();
     let merging = Arc::clone(&control);
-    let mut task = tokio::task::spawn_blocking(move || merge::merge_files(&request, &merging));
+    // A thread that the end of the program does not wait for.
+    std::thread::Builder::new()
+        .name("merge".to_owned())
+        .spawn(move || send.send(merge::merge_files(&request, &merging)))
+        .map_err(MergeFilesError::Thread)?;
     let shows_progress = io::stderr().is_terminal();
+    let mut stop_at = None;
     let report = loop {
         tokio::select! {
-            done = &mut task => break done.map_err(|_| MergeFilesError::Panicked)?,
-            Some(signal) = signals.recv() => {
+            done = &mut merged => break done.map_err(|_| MergeFilesError::Panicked)?,
+            Some(signal) = signals.recv(), if stop_at.is_none() => {
                 if signal == Signal::Stop {
                     control.cancel();
+                    stop_at = Some(tokio::time::Instant::now() + STOP_TIME);
                 }
+            }
+            // Its files go away with their folder.
+            () = tokio::time::sleep_until(stop_at.unwrap_or_else(tokio::time::Instant::now)), if stop_at.is_some() => {
+                break Err(MergeError::Cancelled);
             }
             () = tokio::time::sleep(PROGRESS_INTERVAL), if shows_progress => show_progress(&control),
         }
@@ -185,21 +207,30 @@ fn progress_line((rows_done, rows_total): (u64, u64)) -> String {
 }
 
 fn summary(report: &MergeReport, file_count: usize, out: &Path, elapsed: Duration) -> String {
+    let collapsed = match report.collapsed_row_count {
+        0 => String::new(),
+        count => format!(", {count} others collapsed into them"),
+    };
     format!(
         "merged {file_count} files into {}\n\
-         rows: {}\n\
+         rows: {}{collapsed}\n\
+         row groups: {}, {} encoded, {} copied undecoded\n\
          bytes: {} -> {}\n\
          seconds: {:.2}\n\
-         strategy: {} streamed runs, {} runs sorted in memory, {} row groups copied undecoded\n\
+         strategy: {} streamed runs, {} runs sorted in memory\n\
          spilled runs: {}\n",
         out.display(),
         report.row_count,
+        report.row_group_count,
+        report
+            .row_group_count
+            .saturating_sub(report.copied_row_group_count),
+        report.copied_row_group_count,
         report.input_bytes,
         report.output_bytes,
         elapsed.as_secs_f64(),
         report.streamed_run_count,
         report.sorted_run_count,
-        report.copied_row_group_count,
         report.spilled_run_count,
     )
 }

@@ -22,8 +22,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::{ConfigSources, Overrides, Secret, parse_compression, parse_size},
-    merge::{Compression, SortColumn},
+    config::{ConfigSources, Overrides, Secret, parse_compression, parse_keep, parse_size},
+    merge::{Compression, Keep, SortColumn},
 };
 
 /// Exit code for a configuration that was refused (`EX_CONFIG`).
@@ -170,6 +170,12 @@ pub struct MergeFilesArgs {
     /// none, snappy, lz4, zstd or zstd(LEVEL).
     #[arg(long, value_name = "C", default_value = "snappy", value_parser = parse_compression)]
     pub compression: Compression,
+    /// Key columns, every sort column among them: of rows with the same key one stays.
+    #[arg(long, value_name = "COL", value_delimiter = ',')]
+    pub dedup_by: Vec<String>,
+    /// The row that stays: first or last in the order of FILEs, or max(COL).
+    #[arg(long, value_name = "KEEP", default_value = "last", requires = "dedup_by", value_parser = parse_keep)]
+    pub keep: Keep,
     /// Memory that the merge may use, such as "256 MiB"; what does not fit goes through scratch beside OUT.
     #[arg(long, value_name = "SIZE", default_value = "256 MiB", value_parser = parse_size)]
     pub memory: u64,

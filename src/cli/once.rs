@@ -55,6 +55,7 @@ pub async fn run(config: Config) -> Result<(), OnceError> {
     tracing::info!(
         plans = plans_count,
         merges = totals.merges(),
+        rows_collapsed = totals.rows_collapsed(),
         promotions = totals.promotions(),
         failures = totals.failures(),
         drops = drops_count,

@@ -21,11 +21,11 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use crate::{
     catalog::{LayerRule, Level, Policy},
     crash_points::CrashPoints,
-    merge::{Compression, MergeOptions, SortColumn},
+    merge::{Compression, Dedup, MergeOptions, SortColumn},
     model::{Iteration, LayerName, TableRef, WriterId},
 };
 
-pub(crate) use check::{parse_compression, parse_sort_column};
+pub(crate) use check::{parse_compression, parse_keep, parse_sort_column};
 pub use load::{ConfigSources, Overrides};
 pub use problem::{ConfigError, Problem, Problems};
 pub use secret::Secret;
@@ -144,6 +144,8 @@ pub struct TableConfig {
     pub bloom_filter_columns: Vec<String>,
     /// Columns besides the sort columns whose bounds an index entry names.
     pub index_columns: Vec<String>,
+    /// Which rows are the same; `None` keeps all.
+    pub dedup: Option<Dedup>,
     /// Rows in a row group, at most.
     pub row_group_rows: usize,
 }
@@ -165,6 +167,9 @@ pub struct TableOverride {
     pub bloom_filter_columns: Option<Vec<String>>,
     /// Columns with bounds in the index, if they differ.
     pub index_columns: Option<Vec<String>>,
+    /// Which rows are the same, if that differs; `Some(None)` keeps all.
+    #[allow(clippy::option_option, reason = "not set, off and on are three things")]
+    pub dedup: Option<Option<Dedup>>,
     /// Row group size, if it differs.
     pub row_group_rows: Option<usize>,
 }
@@ -302,6 +307,10 @@ impl Config {
                 .iter()
                 .find_map(|one| one.index_columns.clone())
                 .unwrap_or_else(|| defaults.index_columns.clone()),
+            dedup: matching
+                .iter()
+                .find_map(|one| one.dedup.clone())
+                .unwrap_or_else(|| defaults.dedup.clone()),
             row_group_rows: matching
                 .iter()
                 .find_map(|one| one.row_group_rows)
@@ -345,6 +354,7 @@ impl TableConfig {
             compression: self.compression,
             column_compression: self.column_compression.clone(),
             bloom_filter_columns: self.bloom_filter_columns.clone(),
+            dedup: self.dedup.clone(),
             row_group_rows: self.row_group_rows,
             memory_budget_bytes,
             thread_count: MERGE_THREAD_COUNT,

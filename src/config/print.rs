@@ -6,7 +6,7 @@ use super::{
     CatalogConfig, Config, LayerConfig, LevelConfig, LogFormat, TableConfig, TableOverride,
     units::{format_duration, format_size},
 };
-use crate::merge::{Compression, SortColumn};
+use crate::merge::{Compression, Dedup, SortColumn};
 
 impl Config {
     /// Every setting with its value, as a file that loads to the same configuration again,
@@ -147,6 +147,21 @@ impl Toml {
         );
     }
 
+    fn dedup(&mut self, dedup: Option<&Dedup>) {
+        let by: Vec<String> = dedup
+            .iter()
+            .flat_map(|dedup| dedup.by.iter().map(|column| quote(column)))
+            .collect();
+        let by = by.join(", ");
+        match dedup {
+            None => self.plain("dedup", "{ by = [] }"),
+            Some(dedup) => {
+                let keep = quote(&dedup.keep.to_string());
+                self.plain("dedup", format_args!("{{ by = [{by}], keep = {keep} }}"));
+            }
+        }
+    }
+
     fn table(&mut self, table: &TableConfig) {
         self.texts("order_by", table.order_by.iter().map(sort_column));
         self.text("time_column", &table.time_column);
@@ -157,6 +172,7 @@ impl Toml {
             table.bloom_filter_columns.iter().cloned(),
         );
         self.texts("index_columns", table.index_columns.iter().cloned());
+        self.dedup(table.dedup.as_ref());
         self.plain("row_group_rows", table.row_group_rows);
     }
 
@@ -180,6 +196,9 @@ impl Toml {
         }
         if let Some(columns) = &one.index_columns {
             self.texts("index_columns", columns.iter().cloned());
+        }
+        if let Some(dedup) = &one.dedup {
+            self.dedup(dedup.as_ref());
         }
         if let Some(rows) = one.row_group_rows {
             self.plain("row_group_rows", rows);

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::catalog::LayerRule;
+use crate::{catalog::LayerRule, merge::Keep};
 
 struct Sources {
     dir: TempDir,
@@ -328,7 +328,8 @@ fn for_each_setting_of_a_table_the_first_match_wins() {
              [[tables.overrides]]\nmatch = 'db.cpu'\norder_by = ['host', 't nulls first']\n\
              [[tables.overrides]]\nmatch = 'db.*'\norder_by = ['x']\ntime_column = 't'\nrow_group_rows = 1000\n\
              [[tables.overrides]]\nmatch = '*'\ncompression = 'zstd(9)'\n\
-             column_compression = { message = 'lz4' }\nindex_columns = ['host', 'region']\n",
+             column_compression = { message = 'lz4' }\nindex_columns = ['host', 'region']\n\
+             [[tables.overrides]]\nmatch = 'db.*'\norder_by = ['x']\ndedup = { by = ['x', 'y'], keep = 'max(v)' }\n",
         )
         .load();
     let table = |database, table| config.table(&TableRef::new(database, table).unwrap());
@@ -420,6 +421,11 @@ fn every_setting_of_the_code_is_in_the_example_file_and_the_other_way_round() {
             "merge.levels",
             "tables",
             "tables.overrides",
+            // Written as one setting.
+            "tables.dedup.by",
+            "tables.dedup.keep",
+            "tables.overrides[].dedup.by",
+            "tables.overrides[].dedup.keep",
             "worker",
             "drops",
             "log",
@@ -454,6 +460,18 @@ fn the_service_gives_merges_more_time_to_stop_than_the_configuration_does() {
         value("RestartPreventExitStatus"),
         crate::cli::EXIT_CONFIG.to_string()
     );
+}
+
+/// Of some tables rows are unique, in all ways that there are.
+fn dedup_of(order_by: &[SortColumn]) -> Option<Dedup> {
+    let keep = match order_by.len() {
+        1 => Keep::First,
+        2 => Keep::Last,
+        _ => Keep::Max("a \"column\"".to_owned()),
+    };
+    let mut by: Vec<String> = order_by.iter().map(|sort| sort.name.clone()).collect();
+    by.push("more (of it)".to_owned());
+    (!order_by[0].descending).then_some(Dedup { by, keep })
 }
 
 #[allow(clippy::too_many_lines, reason = "one part for each setting")]
@@ -545,11 +563,13 @@ fn settings() -> impl Strategy<Value = Config> {
                     column_compression: defaults.4,
                     bloom_filter_columns: defaults.5.0,
                     index_columns: defaults.5.1,
+                    dedup: None,
                     row_group_rows: defaults.3,
                 },
                 table_overrides: overrides
                     .into_iter()
-                    .map(|(name, table)| TableOverride {
+                    .map(|(name, table)| (dedup_of(&table.0), name, table))
+                    .map(|(dedup, name, table)| TableOverride {
                         pattern: format!("{name}.*"),
                         order_by: Some(table.0),
                         time_column: None,
@@ -557,6 +577,7 @@ fn settings() -> impl Strategy<Value = Config> {
                         column_compression: Some(table.4),
                         bloom_filter_columns: Some(table.5.0),
                         index_columns: None,
+                        dedup: Some(dedup),
                         row_group_rows: None,
                     })
                     .collect(),

@@ -52,6 +52,14 @@ pub enum MergeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The key by which rows are unique leaves a sort column out.
+    #[error(
+        "dedup.by leaves the sort column {column:?} out, so rows with the same key may lie anywhere; add it to dedup.by"
+    )]
+    DedupKey {
+        /// The sort column.
+        column: String,
+    },
     /// The merge was asked to stop.
     #[error("the merge was stopped")]
     Cancelled,

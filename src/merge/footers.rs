@@ -185,6 +185,12 @@ pub(super) fn declares_order(metadata: &ParquetMetaData, order_by: &[SortColumn]
     })
 }
 
+/// Whether we wrote a file; every row of it was compared then.
+pub(super) fn is_by_us(footer: &ArrowReaderMetadata) -> bool {
+    let created_by = footer.metadata().file_metadata().created_by();
+    created_by.is_some_and(|by| by.starts_with("gigamerge version "))
+}
+
 /// Whether a file declares the wanted order and its statistics agree.
 pub(super) fn is_sorted(
     input: &Input,

@@ -72,6 +72,38 @@ impl Gathered {
         });
     }
 
+    /// The rows for which `kept` is set.
+    pub(super) fn keep_only(self, kept: &[bool]) -> Self {
+        let row_bytes = self.size_bytes / self.row_count.max(1) as u64;
+        let mut rows = Self {
+            batches: self.batches,
+            ..Self::default()
+        };
+        let mut kept = kept.iter();
+        for pick in &self.picks {
+            for (row, _) in (pick.row..pick.row + pick.count)
+                .zip(kept.by_ref().take(pick.count as usize))
+                .filter(|(_, kept)| **kept)
+            {
+                rows.add_rows(pick.slot, row as usize, 1, row_bytes);
+            }
+        }
+        rows
+    }
+
+    /// One row, as a batch; `None` when there are fewer.
+    pub(super) fn row(&self, row: usize) -> Option<RecordBatch> {
+        let mut offset = row;
+        for pick in &self.picks {
+            if offset < pick.count as usize {
+                let batch = &self.batches[pick.slot as usize];
+                return Some(batch.slice(pick.row as usize + offset, 1));
+            }
+            offset -= pick.count as usize;
+        }
+        None
+    }
+
     /// Copies one column.
     pub(super) fn column(&self, index: usize) -> Result<ArrayRef, String> {
         if let Some((_, column)) = self.copied.iter().find(|(copied, _)| *copied == index) {
@@ -108,5 +140,37 @@ impl Gathered {
     /// Keeps a column that was copied, for whoever asks next.
     pub(super) fn keep_column(&mut self, index: usize, column: ArrayRef) {
         self.copied.push((index, column));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::{array::Int64Array, datatypes::Int64Type};
+
+    use super::*;
+
+    #[test]
+    fn kept_rows_stay_in_order_and_single_rows_are_found() {
+        let batch = |values: &[i64]| {
+            let column: ArrayRef = Arc::new(Int64Array::from(values.to_vec()));
+            RecordBatch::try_from_iter([("v", column)]).unwrap()
+        };
+        let mut rows = Gathered::default();
+        let one = rows.add_batch(batch(&[0, 1, 2, 3]));
+        let two = rows.add_batch(batch(&[10, 11]));
+        rows.add_rows(one, 1, 3, 8);
+        rows.add_rows(two, 0, 2, 8);
+        let values = |column: ArrayRef| {
+            use arrow::array::AsArray;
+            column.as_primitive::<Int64Type>().values().to_vec()
+        };
+        let single = rows.row(3).unwrap();
+        assert_eq!(values(ArrayRef::clone(single.column(0))), [10]);
+        assert!(rows.row(5).is_none());
+        let kept = rows.keep_only(&[true, false, true, false, true]);
+        assert_eq!((kept.row_count(), kept.size_bytes()), (3, 24));
+        assert_eq!(values(kept.column(0).unwrap()), [1, 3, 11]);
     }
 }

@@ -11,6 +11,7 @@ mod bounds;
 mod chunks;
 mod context;
 mod decode;
+mod dedup;
 mod delta;
 mod encode;
 mod error;
@@ -39,6 +40,7 @@ mod writer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
@@ -50,7 +52,8 @@ use crate::invariants;
 
 use context::{Context, Shares, Stop};
 use decode::DecodeLimits;
-use inputs::{Input, Keep};
+use dedup::Collapse;
+use inputs::Input;
 use keys::{IntKeys, KeySpace, RowKeys};
 use raw_copy::Part;
 use schema::UnitedSchema;
@@ -85,6 +88,8 @@ pub struct MergeOptions {
     pub column_compression: BTreeMap<String, Compression>,
     /// Columns that get bloom filters, unless they are nested or boolean.
     pub bloom_filter_columns: Vec<String>,
+    /// Rows with the same key become one; `None` keeps all rows.
+    pub dedup: Option<Dedup>,
     /// Rows in a row group, at most.
     pub row_group_rows: usize,
     /// Memory that the merge may use at once, bytes.
@@ -93,6 +98,36 @@ pub struct MergeOptions {
     pub thread_count: usize,
     /// Columns whose exact smallest and largest values are reported, where they exist and can be ordered.
     pub bounds_of: Vec<String>,
+}
+
+/// Which rows are the same, and which of them stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dedup {
+    /// The key: every sort column, and any others. Nulls are equal to each other, and so are NaN and, -0 and 0.
+    pub by: Vec<String>,
+    /// The row that stays.
+    pub keep: Keep,
+}
+
+/// Which of the rows with the same key stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// The first one, in the order of the inputs.
+    First,
+    /// The last one.
+    Last,
+    /// The one with the largest value in this column, nulls being smallest and NaN largest; of equal ones the last.
+    Max(String),
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::First => f.write_str("first"),
+            Self::Last => f.write_str("last"),
+            Self::Max(column) => write!(f, "max({column})"),
+        }
+    }
 }
 
 /// One column of a sort order.
@@ -164,8 +199,12 @@ impl MergeControl {
 /// What a finished merge did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MergeReport {
-    /// Rows of the inputs, and, by ROWS-KEPT, of the output.
+    /// Rows of the output; by ROWS-KEPT, with those below as many as the inputs have.
     pub row_count: u64,
+    /// Rows that were left out because another one with the same key stays.
+    pub collapsed_row_count: u64,
+    /// Row groups of the output.
+    pub row_group_count: u64,
     /// Bytes of the inputs.
     pub input_bytes: u64,
     /// Bytes of the output, on disk.
@@ -200,7 +239,8 @@ pub struct FileSummary {
     pub row_count: u64,
     /// Bytes of the file.
     pub size_bytes: u64,
-    /// The file declares the wanted order (`sorting_columns` of every row group) and its statistics agree.
+    /// The file declares the wanted order (`sorting_columns` of every row group) and its statistics
+    /// agree; and its rows are unique by the wanted key, if any.
     pub is_sorted: bool,
     /// Bounds of the wanted columns; exact ones from statistics, else read from the column itself.
     pub bounds: Vec<ColumnBounds>,
@@ -225,7 +265,11 @@ pub fn merge_files(
     let united = schema::unite(&inputs, |input, column| {
         footers::integer_range(input, column, scan_limits(&shares))
     })?;
-    let order = SortOrder::of(request, &inputs, &united)?;
+    let required_count = request.options.order_by.len();
+    let mut request = request.clone();
+    request.options.order_by = dedup::full_order(&request.options, &inputs)?;
+    let request = &request;
+    let order = SortOrder::of(request, required_count, &inputs, &united)?;
     let summaries = describe(request, &inputs, &order, &shares)?;
     let mut context = Context {
         request,
@@ -240,14 +284,20 @@ pub fn merge_files(
     control.rows_total.store(rows_total, Ordering::Relaxed);
     let key_type = order.first_type.as_ref();
     let merged = match &order.keys {
-        Keys::Integers(space) => merge_trusting(&mut context, space, summaries, key_type)?,
+        Keys::Integers(space) => {
+            // What is not decoded may hold rows with the same key.
+            let copy_key = key_type.filter(|_| request.options.dedup.is_none());
+            merge_trusting(&mut context, space, summaries, copy_key)?
+        }
         Keys::Rows(space) => merge_trusting(&mut context, space, summaries, None)?,
     };
     let written = merged.written;
-    let output_bytes = check_output(&context, &written)?;
+    let output_bytes = check_output(&context, &written, merged.collapsed_row_count)?;
     written.file.keep();
     Ok(MergeReport {
         row_count: written.row_count,
+        collapsed_row_count: merged.collapsed_row_count,
+        row_group_count: written.row_group_count,
         input_bytes: inputs.iter().map(|input| input.size_bytes).sum(),
         output_bytes,
         streamed_run_count: merged.streamed_run_count,
@@ -284,10 +334,16 @@ pub fn summarize(path: &Path, options: &MergeOptions) -> Result<FileSummary, Mer
             bounds.extend(found.finish(column));
         }
     }
+    let is_unique = options
+        .dedup
+        .as_ref()
+        .is_none_or(|dedup| dedup::is_done(&input, &footer, dedup));
+    // Settings that cannot be are the merge's to refuse: a file is described all the same.
+    let order_by = dedup::full_order(options, std::slice::from_ref(&input)).unwrap_or_default();
     Ok(FileSummary {
         row_count: input.row_count,
         size_bytes: input.size_bytes,
-        is_sorted: footers::is_sorted(&input, &footer, &options.order_by),
+        is_sorted: footers::is_sorted(&input, &footer, &order_by) && is_unique,
         bounds,
     })
 }
@@ -298,8 +354,8 @@ const CANNOT_BE_ORDERED: &str = "has a type that cannot be ordered";
 /// After so many footers that lied, none is believed.
 const MISLED_COUNT_MAX: usize = 3;
 
-fn keep(shares: &Shares) -> Keep {
-    Keep {
+fn keep(shares: &Shares) -> inputs::Keep {
+    inputs::Keep {
         total_bytes: shares.footers_bytes,
         file_bytes: SMALL_FILE_BYTES,
         footer_bytes: shares.page_bytes,
@@ -328,9 +384,10 @@ enum Keys {
 }
 
 impl SortOrder {
-    /// Checks that every input with rows can be ordered.
+    /// Checks that every input with rows can be ordered, and has the first `required_count` columns.
     fn of(
         request: &MergeRequest,
+        required_count: usize,
         inputs: &[Input],
         united: &UnitedSchema,
     ) -> Result<Self, MergeError> {
@@ -353,10 +410,11 @@ impl SortOrder {
             reason: reason.to_owned(),
         };
         let (mut places, mut types) = (Vec::new(), Vec::new());
-        for column in order_by {
-            if let Some(input) = filled
-                .iter()
-                .find(|input| input.schema.index_of(&column.name).is_err())
+        for (index, column) in order_by.iter().enumerate() {
+            if index < required_count
+                && let Some(input) = filled
+                    .iter()
+                    .find(|input| input.schema.index_of(&column.name).is_err())
             {
                 return Err(refuse(column, input, "is missing"));
             }
@@ -426,6 +484,7 @@ fn describe(
 /// A merge that came to its end.
 struct Merged {
     written: Written,
+    collapsed_row_count: u64,
     streamed_run_count: u64,
     sorted_run_count: u64,
     spilled_run_count: u64,
@@ -508,13 +567,18 @@ fn merge_planned<K: KeySpace>(
         context.control,
     )?;
     let runs = runs::make_runs(context, space, plan)?;
-    order::merge_runs(
-        context,
-        space,
-        runs.cursors,
-        context.shares.output_batch(),
-        &mut writer,
-    )?;
+    let limits = context.shares.output_batch();
+    let collapsed_row_count = match &request.options.dedup {
+        None => {
+            order::merge_runs(context, space, runs.cursors, limits, &mut writer)?;
+            0
+        }
+        Some(dedup) => {
+            let mut collapse = Collapse::new(context, space, dedup, &mut writer)?;
+            order::merge_runs(context, space, runs.cursors, limits, &mut collapse)?;
+            collapse.finish()?
+        }
+    };
     let count = |mode| plan.iter().filter(|run| run.mode == mode).count() as u64;
     let written = writer.finish()?;
     let copyable = count(Mode::Copy);
@@ -523,19 +587,25 @@ fn merge_planned<K: KeySpace>(
             + copyable.saturating_sub(written.copied_row_group_count),
         sorted_run_count: count(Mode::Memory),
         spilled_run_count: runs.spilled_run_count,
+        collapsed_row_count,
         written,
     })
 }
 
 /// ROWS-KEPT and COLUMNS-UNITED, on what a reader of the output will see. Gives its size.
-fn check_output(context: &Context<'_>, written: &Written) -> Result<u64, MergeError> {
+fn check_output(
+    context: &Context<'_>,
+    written: &Written,
+    collapsed: u64,
+) -> Result<u64, MergeError> {
     let rows_in: u64 = context.inputs.iter().map(|input| input.row_count).sum();
     let output = guard::guarded(|| inputs::open(0, &context.request.output, u64::MAX))
         .map_err(|reason| context.invariant("ROWS-KEPT", reason))?;
-    let is_kept = |rows_out| invariants::rows_kept([rows_in], rows_out).is_ok();
+    let is_kept =
+        |rows_out| invariants::rows_kept_or_collapsed([rows_in], rows_out, collapsed).is_ok();
     if !is_kept(written.row_count) || !is_kept(output.row_count) {
         let reason = format!(
-            "inputs have {rows_in} rows, {} were written, the output's footer says {}",
+            "inputs have {rows_in} rows, {} were written and {collapsed} collapsed, the output's footer says {}",
             written.row_count, output.row_count
         );
         return Err(context.invariant("ROWS-KEPT", reason));

@@ -384,14 +384,10 @@ fn check_orders(
         .collect())
 }
 
-/// Whether we wrote a file in this order; every row of it was compared then.
+/// Whether we wrote a file in this order.
 fn is_ours(footer: &ArrowReaderMetadata, column: &SortColumn) -> bool {
-    let metadata = footer.metadata();
-    let by_us = metadata
-        .file_metadata()
-        .created_by()
-        .is_some_and(|by| by.starts_with("gigamerge version "));
-    by_us && footers::declares_order(metadata, std::slice::from_ref(column))
+    footers::is_by_us(footer)
+        && footers::declares_order(footer.metadata(), std::slice::from_ref(column))
 }
 
 /// Reads the key column of one row group.

@@ -12,6 +12,7 @@ use parquet::{
 
 use super::{
     MergeError, TypeConflict,
+    dedup::DEDUP_KEY,
     inputs::Input,
     widen::{self, Need, Widened},
 };
@@ -350,7 +351,7 @@ fn shared_key_values(inputs: &[Input]) -> Vec<KeyValue> {
     first
         .key_values
         .iter()
-        .filter(|pair| pair.key != VERSION_KEY)
+        .filter(|pair| pair.key != VERSION_KEY && pair.key != DEDUP_KEY)
         .filter(|pair| others.iter().all(|input| input.key_values.contains(pair)))
         .cloned()
         .collect()

@@ -23,6 +23,7 @@ use super::{
     ColumnBounds, Compression, MergeControl, MergeError, MergeOptions,
     chunks::{ChunkSource, CopyError, copy_chunk},
     context::{Context, Shares},
+    dedup,
     encode::{Encoder, Helper, Job, State, Work},
     gather::Gathered,
     order::Sink,
@@ -66,6 +67,7 @@ pub(super) struct OutputWriter<'a> {
 pub(super) struct Written {
     pub(super) file: RemovedOnDrop,
     pub(super) row_count: u64,
+    pub(super) row_group_count: u64,
     pub(super) copied_row_group_count: u64,
     pub(super) bounds: Vec<ColumnBounds>,
 }
@@ -120,6 +122,7 @@ impl<'a> OutputWriter<'a> {
             copied_row_group_count,
             ..
         } = self;
+        let row_group_count = writer.flushed_row_groups().len() as u64;
         writer.finish().map_err(|e| encode_error(&path, &e))?;
         writer
             .inner_mut()
@@ -131,6 +134,7 @@ impl<'a> OutputWriter<'a> {
         Ok(Written {
             file,
             row_count,
+            row_group_count,
             copied_row_group_count,
             bounds,
         })
@@ -319,6 +323,7 @@ fn properties(
         VERSION_KEY.to_owned(),
         env!("CARGO_PKG_VERSION").to_owned(),
     ));
+    key_values.extend(options.dedup.as_ref().map(dedup::note));
     // Each column has a page and a dictionary in the making: many columns get smaller ones.
     let leaf_count = united.parquet.num_columns().max(1) as u64;
     let column_bytes = usize::try_from(row_group_bytes / 4 / leaf_count)

@@ -88,7 +88,9 @@ fn is_abandoned(dir: &Path) -> bool {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.dir) {
+        // A thread that is not waited for may add a file to it while it goes; then once more.
+        let removed = fs::remove_dir_all(&self.dir).or_else(|_| fs::remove_dir_all(&self.dir));
+        if let Err(error) = removed {
             tracing::warn!(folder = %self.dir.display(), %error, "scratch folder could not be removed; it is swept at the next start");
         }
     }

@@ -331,7 +331,11 @@ fn log_done(
             context
                 .totals
                 .add_merge(files as u64, rows, report.input_bytes, bytes_out);
-            tracing::info!(%table, %partition, iteration, files, rows, bytes_in = report.input_bytes, bytes_out,
+            let rows_collapsed = report.collapsed_row_count;
+            context.totals.add_collapsed(rows_collapsed);
+            // Only where a table's rows are unique.
+            let rows_collapsed = (rows_collapsed > 0).then_some(rows_collapsed);
+            tracing::info!(%table, %partition, iteration, files, rows, rows_collapsed, bytes_in = report.input_bytes, bytes_out,
                 duration_ms = started.elapsed().as_millis(), rows_per_s, "merged");
         }
         None if files > 0 => {

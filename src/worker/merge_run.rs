@@ -88,7 +88,11 @@ impl RunError {
     fn is_setting(&self) -> bool {
         matches!(
             self,
-            Self::Merge(MergeError::SortColumn { .. } | MergeError::Budget { .. })
+            Self::Merge(
+                MergeError::SortColumn { .. }
+                    | MergeError::DedupKey { .. }
+                    | MergeError::Budget { .. }
+            )
         )
     }
 

@@ -10,6 +10,7 @@ pub struct Totals {
     failures: AtomicU64,
     files_in: AtomicU64,
     rows: AtomicU64,
+    rows_collapsed: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     drops: AtomicU64,
@@ -23,6 +24,10 @@ impl Totals {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
         self.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_collapsed(&self, rows: u64) {
+        self.rows_collapsed.fetch_add(rows, Ordering::Relaxed);
     }
 
     pub(super) fn add_promotion(&self) {
@@ -69,6 +74,11 @@ impl Totals {
     /// Rows written by merges.
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
+    }
+
+    /// Rows that merges left out because another one with the same key stays.
+    pub fn rows_collapsed(&self) -> u64 {
+        self.rows_collapsed.load(Ordering::Relaxed)
     }
 
     /// Bytes of merged files, and of the files they became.

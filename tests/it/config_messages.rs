@@ -454,6 +454,29 @@ fn tables_that_cannot_be() {
             column_compression = ["message"]
             "#
         ),
+        Case::new().lake(
+            r#"
+            [tables]
+            dedup = { by = ["host"], keep = "lst", kep = 1 }
+            [[tables.overrides]]
+            match = "a.b"
+            dedup = { keep = "first" }
+            [[tables.overrides]]
+            match = "a.c"
+            order_by = ["host", "t"]
+            dedup = { by = ["t", "t"], keep = "max()" }
+            [[tables.overrides]]
+            match = "a.d"
+            dedup = { by = ["t"] }
+            [[tables.overrides]]
+            match = "a.e"
+            dedup = { by = [] }
+            [[tables.overrides]]
+            match = "a.f"
+            order_by = ["host", "t"]
+            dedup = { by = ["t", "x", "host"], keep = "max(x)" }
+            "#
+        ),
     ]));
 }
 

@@ -27,6 +27,7 @@ mod janitor;
 mod kills;
 mod memory;
 mod merge_copied_groups;
+mod merge_dedup;
 mod merge_duckdb;
 mod merge_edges;
 mod merge_files;

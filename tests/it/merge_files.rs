@@ -127,6 +127,7 @@ pub(crate) fn options() -> MergeOptions {
         compression: Compression::Zstd(1),
         column_compression: Default::default(),
         bloom_filter_columns: Vec::new(),
+        dedup: None,
         row_group_rows: 122_880,
         memory_budget_bytes: 64 << 20,
         thread_count: 2,

@@ -1,13 +1,15 @@
 //! `gigamerge merge-files`: what it writes, what it says, what it leaves alone.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 
+use rustix::process::Signal;
+
 use crate::{
     merge_files::{read, write},
-    support::program::{command, run},
+    support::program::{Program, command, run},
 };
 
 fn input(path: &Path, keys: &[i64]) -> String {
@@ -61,6 +63,7 @@ fn named_and_listed_files_become_one_sorted_file_and_a_summary() {
     for line in [
         "merged 2 files",
         "rows: 5",
+        "row groups: 1, 1 encoded, 0 copied undecoded",
         "strategy: ",
         "seconds: ",
         "spilled runs: 0",
@@ -134,6 +137,47 @@ fn a_bad_input_is_named_and_nothing_is_left_behind() {
     assert_eq!((code, stdout.as_str()), (1, ""));
     assert!(stderr.contains(bad.to_str().unwrap()), "{stderr}");
     assert_eq!(names(folder.path()), ["bad", "one"]);
+}
+
+#[test]
+fn a_stop_leaves_neither_output_nor_scratch_wherever_the_merge_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let inputs: Vec<String> = (0..4_i64)
+        .map(|file| {
+            let keys: Vec<i64> = (0..400_000)
+                .map(|row| (row * 48_271 + file) % 1_000_003)
+                .collect();
+            input(&folder.path().join(format!("in-{file}")), &keys)
+        })
+        .collect();
+    let out = folder.path().join("out/o.parquet");
+    let left = || names(out.parent().unwrap());
+    // Little memory, so that there is scratch; a level of zstd that takes its time.
+    let mut arguments = vec!["merge-files", "--out", out.to_str().unwrap()];
+    arguments.extend(["--memory", "8 MiB", "--compression", "zstd(19)"]);
+    arguments.extend(inputs.iter().map(String::as_str));
+    std::fs::create_dir(out.parent().unwrap()).unwrap();
+    for (signal, has_begun) in [
+        (Signal::INT, "lock"),
+        (Signal::TERM, ".run"),
+        (Signal::INT, "output.parquet"),
+    ] {
+        let mut program = Program::start(&arguments);
+        program.wait_until(has_begun, |_| {
+            let folders = left();
+            let Some(scratch) = folders.first() else {
+                return false;
+            };
+            let files = std::fs::read_dir(out.with_file_name(scratch));
+            let mut files = files.into_iter().flatten().flatten();
+            files.any(|file| file.file_name().to_string_lossy().ends_with(has_begun))
+        });
+        program.signal(signal);
+        let status = program.wait_for_exit(Duration::from_secs(60));
+        assert_eq!(status.code(), Some(1), "{}", program.log());
+        assert!(program.log().contains("stopped"), "{}", program.log());
+        assert_eq!(left(), Vec::<String>::new());
+    }
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn options() -> MergeOptions {
         compression: Compression::Snappy,
         column_compression: Default::default(),
         bloom_filter_columns: Vec::new(),
+        dedup: None,
         row_group_rows: 1000,
         memory_budget_bytes: 64 << 20,
         thread_count: 1,

@@ -4,7 +4,7 @@ mod catalog;
 mod layers;
 mod tables;
 
-pub(crate) use tables::{parse_compression, parse_sort_column};
+pub(crate) use tables::{parse_compression, parse_keep, parse_sort_column};
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 

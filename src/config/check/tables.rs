@@ -9,7 +9,7 @@ use crate::{
         raw::{Section, Setting},
         units,
     },
-    merge::{Compression, SortColumn},
+    merge::{Compression, Dedup, Keep, SortColumn},
 };
 
 const OVERRIDES_MAX: usize = 1000;
@@ -28,6 +28,8 @@ struct TableSettings {
     column_compression: Option<BTreeMap<String, Compression>>,
     bloom_filter_columns: Option<Vec<String>>,
     index_columns: Option<Vec<String>>,
+    #[allow(clippy::option_option, reason = "not set, off and on are three things")]
+    dedup: Option<Option<Dedup>>,
     row_group_rows: Option<usize>,
 }
 
@@ -36,7 +38,7 @@ pub(super) fn check(
     report: &Report,
 ) -> (TableConfig, Vec<TableOverride>) {
     let settings = settings(&mut section, report);
-    let overrides = section
+    let overrides: Vec<TableOverride> = section
         .sections("overrides", OVERRIDES_MAX)
         .map(|list| list.value)
         .unwrap_or_default()
@@ -60,9 +62,45 @@ pub(super) fn check(
         column_compression: settings.column_compression.unwrap_or_default(),
         bloom_filter_columns: settings.bloom_filter_columns.unwrap_or_default(),
         index_columns: settings.index_columns.unwrap_or_default(),
+        dedup: settings.dedup.flatten(),
         row_group_rows: settings.row_group_rows.unwrap_or(ROW_GROUP_ROWS),
     };
+    check_dedup(
+        &defaults.order_by,
+        defaults.dedup.as_ref(),
+        "tables",
+        report,
+    );
+    for (index, one) in overrides.iter().enumerate() {
+        // Several overrides may meet in one table; what comes of that is known when it is merged.
+        let order_by = one.order_by.as_ref().unwrap_or(&defaults.order_by);
+        let dedup = one.dedup.as_ref().unwrap_or(&defaults.dedup).as_ref();
+        if one.order_by.is_some() || one.dedup.is_some() {
+            check_dedup(
+                order_by,
+                dedup,
+                &format!("tables.overrides[{index}]"),
+                report,
+            );
+        }
+    }
     (defaults, overrides)
+}
+
+/// Rows with the same key must lie side by side when rows are sorted.
+fn check_dedup(order_by: &[SortColumn], dedup: Option<&Dedup>, section: &str, report: &Report) {
+    let Some(dedup) = dedup else { return };
+    for column in order_by {
+        if !dedup.by.contains(&column.name) {
+            report.problem(
+                format!("{section}.dedup.by"),
+                format!(
+                    "leaves the sort column {} out, so rows with the same key may lie anywhere; add it",
+                    units::quote(&column.name)
+                ),
+            );
+        }
+    }
 }
 
 fn table_override(mut section: Section<'_>, report: &Report) -> Option<TableOverride> {
@@ -93,6 +131,7 @@ fn table_override(mut section: Section<'_>, report: &Report) -> Option<TableOver
         column_compression: settings.column_compression,
         bloom_filter_columns: settings.bloom_filter_columns,
         index_columns: settings.index_columns,
+        dedup: settings.dedup,
         row_group_rows: settings.row_group_rows,
     })
 }
@@ -122,6 +161,7 @@ fn settings(section: &mut Section<'_>, report: &Report) -> TableSettings {
     let index_columns = section
         .texts("index_columns", COLUMNS_MAX)
         .map(|columns| column_names(&columns, report));
+    let dedup = dedup(section, report);
     let row_group_rows = section
         .integer("row_group_rows", 100..=10_000_000)
         .and_then(|rows| usize::try_from(rows).ok());
@@ -132,7 +172,42 @@ fn settings(section: &mut Section<'_>, report: &Report) -> TableSettings {
         column_compression,
         bloom_filter_columns,
         index_columns,
+        dedup,
         row_group_rows,
+    }
+}
+
+#[allow(clippy::option_option, reason = "not set, off and on are three things")]
+fn dedup(section: &mut Section<'_>, report: &Report) -> Option<Option<Dedup>> {
+    let is_set = section.has("dedup");
+    let mut part = section.section("dedup");
+    if is_set {
+        part.require("by", "[\"host\", \"__timestamp\"]");
+    }
+    let by = part.texts("by", SORT_COLUMNS_MAX);
+    let keep = part.text("keep").map(|text| {
+        parse_keep(&text.value).map_err(|message| report.problem(&text.place, message))
+    });
+    part.finish();
+    let by = column_names(&by?, report);
+    let keep = keep.unwrap_or(Ok(Keep::Last)).ok()?;
+    Some((!by.is_empty()).then_some(Dedup { by, keep }))
+}
+
+/// Reads `first`, `last` or `max(column)`.
+pub(crate) fn parse_keep(text: &str) -> Result<Keep, String> {
+    let column = text
+        .strip_prefix("max(")
+        .and_then(|rest| rest.strip_suffix(')'));
+    match (text, column) {
+        ("first", _) => Ok(Keep::First),
+        ("last", _) => Ok(Keep::Last),
+        (_, Some(column)) if !column.is_empty() => Ok(Keep::Max(column.to_owned())),
+        _ => Err(format!(
+            "{} is not possible; write \"last\", \"first\" or \"max(column)\"{}",
+            units::quote(text),
+            did_you_mean(text, ["last", "first", "max"])
+        )),
     }
 }
 
