@@ -38,7 +38,9 @@ pub async fn delete_due(context: &Arc<WorkContext>) -> Result<u64, WorkError> {
         let mut ended = Vec::with_capacity(claimed.len());
         let mut is_answered = Ok(());
         for claim in claimed {
-            pace.wait().await;
+            if !context.stop.claims.is_cancelled() {
+                pace.wait().await;
+            }
             if context.stop.claims.is_cancelled() {
                 // What cannot be handed back is free again when its lease has run out.
                 let _ = context.catalog.release_drop(&claim, Duration::ZERO).await;

@@ -45,7 +45,7 @@ pub struct WorkContext {
     pub gate: Gate,
     /// What merges may take, all of them together.
     pub budgets: Arc<Budgets>,
-    /// Merges that run.
+    /// Merges and deletes that run.
     pub running: TaskTracker,
     /// When to stop.
     pub stop: Stop,
