@@ -101,6 +101,7 @@ fn context(
         merge_permits: Arc::new(Semaphore::new(worker::merges_at_once(&config))),
         budgets: Arc::new(Budgets::new(&config)),
         gate,
+        claiming: TaskTracker::new(),
         running: TaskTracker::new(),
         stop: Stop::default(),
         totals,
@@ -244,7 +245,8 @@ impl Daemon {
         }
     }
 
-    /// No new claims; running merges get `stop_timeout`, then hand their plans back at once.
+    /// No new claims; deletes that were claimed are handed back, running merges get `stop_timeout`, then
+    /// hand their plans back too.
     /// A second stop signal cuts the wait short.
     async fn stop(mut self, signals: &mut mpsc::Receiver<Signal>) {
         let timeout = self.context.config.worker.stop_timeout;
@@ -253,13 +255,10 @@ impl Daemon {
         self.timers.stop().await;
         let mut contexts = self.retired;
         contexts.push(self.context);
-        for context in &contexts {
-            context.running.close();
-        }
         let is_drained = tokio::select! {
             () = drained(&contexts) => true,
             () = tokio::time::sleep(timeout) => {
-                tracing::warn!("merges still run; they stop now and hand their plans back");
+                tracing::warn!("work still runs; it stops now and hands its plans back");
                 false
             }
             () = stop_signal(signals) => {
@@ -275,7 +274,7 @@ impl Daemon {
                 .await
                 .is_err()
         {
-            tracing::error!("merges did not stop in time; their leases will run out");
+            tracing::error!("work did not stop in time; its leases will run out");
         }
         tracing::info!("stopped");
     }
@@ -283,6 +282,6 @@ impl Daemon {
 
 async fn drained(contexts: &[Arc<WorkContext>]) {
     for context in contexts {
-        context.running.wait().await;
+        context.drained().await;
     }
 }

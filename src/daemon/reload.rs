@@ -80,7 +80,7 @@ impl Daemon {
         }
     }
 
-    /// Ends all running merges, also those of earlier configurations: none of them may commit to a catalog
+    /// Ends all running work, also that of earlier configurations: none of it may commit to a catalog
     /// that somebody else opens next. False when they did not end in time.
     async fn drain(&self) -> bool {
         let contexts: Vec<Arc<WorkContext>> = self
@@ -89,9 +89,6 @@ impl Daemon {
             .chain([&self.context])
             .cloned()
             .collect();
-        for context in &contexts {
-            context.running.close();
-        }
         if tokio::time::timeout(self.context.config.worker.stop_timeout, drained(&contexts))
             .await
             .is_ok()
@@ -130,7 +127,7 @@ impl Daemon {
                 tracing::error!(%error, "timers could not be started; restart the daemon")
             }
         }
-        self.retired.retain(|context| !context.running.is_empty());
+        self.retired.retain(|context| !context.is_drained());
         self.retired
             .push(std::mem::replace(&mut self.context, next));
     }

@@ -158,9 +158,7 @@ fn tasks(context: &Arc<WorkContext>) -> Vec<Task> {
         Arc::new(move || {
             let worker = Arc::clone(&worker);
             Box::pin(async move {
-                // A stop waits until what was claimed is handed back.
-                let deletes = worker.running.track_future(worker::delete_due(&worker));
-                if let Err(error) = deletes.await {
+                if let Err(error) = worker::delete_due(&worker).await {
                     tracing::warn!(%error, "deletes could not be done; trying again");
                 }
             })

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{WorkContext, WorkError};
 use crate::{
     catalog::CatalogError,
@@ -28,6 +30,7 @@ pub async fn delete_due(context: &Arc<WorkContext>) -> Result<u64, WorkError> {
     let mut pace = Pace::new(context.config.drops.max_per_second);
     let limit = pace.count_within(lease / 2).min(DROPS_MAX);
     let mut ended_count = 0;
+    let _claiming = context.claiming.token();
     while !context.stop.claims.is_cancelled() {
         let claimed_at = Instant::now();
         let claimed = context.catalog.claim_drops(limit, lease).await?;
@@ -37,15 +40,9 @@ pub async fn delete_due(context: &Arc<WorkContext>) -> Result<u64, WorkError> {
         context.reached(CrashPoint::DropsClaimed);
         let mut ended = Vec::with_capacity(claimed.len());
         let mut is_answered = Ok(());
-        for claim in claimed {
-            if !context.stop.claims.is_cancelled() {
-                pace.wait().await;
-            }
-            if context.stop.claims.is_cancelled() {
-                // What cannot be handed back is free again when its lease has run out.
-                let _ = context.catalog.release_drop(&claim, Duration::ZERO).await;
-                continue;
-            }
+        let mut claimed = claimed.into_iter();
+        while claimed.len() > 0 && pace.wait_unless(&context.stop.claims).await {
+            let Some(claim) = claimed.next() else { break };
             match see_through(context, claim, claimed_at + lease).await {
                 Ok(claim) => ended.extend(claim),
                 Err(error) => {
@@ -58,11 +55,25 @@ pub async fn delete_due(context: &Arc<WorkContext>) -> Result<u64, WorkError> {
         is_answered?;
         context.reached(CrashPoint::DropsFinished);
         ended_count += ended.len() as u64;
+        hand_back(context, claimed).await;
     }
     if ended_count > 0 {
         tracing::debug!(files = ended_count, "deleted replaced files");
     }
     Ok(ended_count)
+}
+
+/// What was claimed and not looked at when claims were stopped: another worker need not wait for the lease's end.
+async fn hand_back(context: &WorkContext, claims: impl Iterator<Item = ClaimedDrop>) {
+    for claim in claims {
+        match context.catalog.release_drop(&claim, Duration::ZERO).await {
+            Ok(()) | Err(CatalogError::LeaseLost { .. }) => {}
+            Err(error) => {
+                tracing::warn!(%error, "deletes could not be handed back; their leases will run out");
+                break;
+            }
+        }
+    }
 }
 
 /// Deletes one file that no entry names any more (DROP-AFTER-COMMIT); returns the item if it is to be ended.
@@ -196,10 +207,16 @@ impl Pace {
         usize::try_from(count).unwrap_or(usize::MAX).max(1)
     }
 
-    async fn wait(&mut self) {
-        tokio::time::sleep_until(self.next.into()).await;
+    /// False as soon as `stop` says so; then nothing counts as done.
+    async fn wait_unless(&mut self, stop: &CancellationToken) -> bool {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return false,
+            () = tokio::time::sleep_until(self.next.into()) => {}
+        }
         let now = Instant::now();
         self.next = self.next.max(now.checked_sub(CATCH_UP_MAX).unwrap_or(now)) + self.interval;
+        true
     }
 }
 
@@ -211,11 +228,21 @@ mod tests {
     async fn deletes_keep_their_pace() {
         let mut pace = Pace::new(50);
         assert_eq!(pace.count_within(Duration::from_secs(2)), 100);
-        let started = Instant::now();
+        let (started, stop) = (Instant::now(), CancellationToken::new());
         for _ in 0..11 {
-            pace.wait().await;
+            assert!(pace.wait_unless(&stop).await);
         }
         assert!(started.elapsed() >= Duration::from_millis(200));
         assert_eq!(Pace::new(1).count_within(Duration::from_millis(1)), 1);
+    }
+
+    #[tokio::test]
+    async fn a_stop_is_not_waited_out() {
+        let (mut pace, stop) = (Pace::new(1), CancellationToken::new());
+        pace.next += Duration::from_secs(3600);
+        stop.cancel();
+        assert!(!pace.wait_unless(&stop).await);
+        pace.next = Instant::now();
+        assert!(!pace.wait_unless(&stop).await);
     }
 }

@@ -16,9 +16,13 @@ const DUE_PLANS_MAX: usize = 1000;
 /// Merges what is due in one iteration until nothing is, or until claims are stopped. Returns the number of
 /// plans that were claimed.
 pub async fn merge_due(context: &Arc<WorkContext>, iteration: Iteration) -> Result<u64, WorkError> {
+    let _claiming = context.claiming.token();
     let mut claimed_count = 0;
     while !context.stop.claims.is_cancelled() {
-        let due = context.catalog.due_merges(iteration, DUE_PLANS_MAX).await?;
+        let due = tokio::select! {
+            () = context.stop.claims.cancelled() => break,
+            due = context.catalog.due_merges(iteration, DUE_PLANS_MAX) => due?,
+        };
         let queues: Vec<(MergeQueue, u64)> = due
             .into_iter()
             .map(|plan| (plan.queue, plan.size_bytes))

@@ -45,7 +45,9 @@ pub struct WorkContext {
     pub gate: Gate,
     /// What merges may take, all of them together.
     pub budgets: Arc<Budgets>,
-    /// Merges and deletes that run.
+    /// Runs of [`merge_due`] and [`delete_due`]: what they claim is theirs to end or to hand back.
+    pub claiming: TaskTracker,
+    /// Merges that run.
     pub running: TaskTracker,
     /// When to stop.
     pub stop: Stop,
@@ -57,6 +59,19 @@ impl WorkContext {
     /// A step was taken (see [`crash_points`](crate::crash_points)).
     pub(crate) fn reached(&self, point: CrashPoint) {
         self.config.crash_points.reached(point);
+    }
+
+    /// Nothing is claimed and held by anybody here.
+    pub fn is_drained(&self) -> bool {
+        self.claiming.is_empty() && self.running.is_empty()
+    }
+
+    /// Waits for that. Whoever starts to claim later sees that claims are stopped, so this comes after.
+    pub async fn drained(&self) {
+        for tracker in [&self.claiming, &self.running] {
+            tracker.close();
+            tracker.wait().await;
+        }
     }
 
     /// Memory of one merge, bytes: an equal share for each that may run.

@@ -638,7 +638,7 @@ fn many_files_are_registered_in_place_on_redis_while_a_daemon_merges_them() {
         assert!(out.contains("registered: 0 files"), "{out}");
         std::thread::sleep(Duration::from_millis(700));
     }
-    // Killed, it would keep its claims on deletes for a lease.
+    // In order, also in the midst of deletes: killed, it would keep its claims on them for a lease.
     program.signal(Signal::TERM);
     program.wait_for_exit(Duration::from_secs(20));
     place.merge_all();

@@ -1,12 +1,18 @@
 //! Stopping and reloading the real daemon.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
+use gigamerge::catalog::redis::scripts;
+use redis::{Commands, Connection};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::support::{
-    lake::{Lake, assert_same_rows},
+    lake::{Lake, PARTITION, assert_same_rows},
     program::{Program, config_file},
+    proxy::{Fault, Proxy},
+    redis_server::RedisServer,
+    world::register,
 };
 
 fn config(lake: &Lake, timeout: &str, more: &str) -> String {
@@ -190,4 +196,114 @@ fn deletes_go_on_while_a_long_merge_holds_the_only_place() {
         "the merge was over before:\n{}",
         program.log()
     );
+}
+
+/// Files that are registered, and a configuration under which a lost claim stays lost: nothing that is
+/// left behind is free again before the test ends.
+struct OnRedis {
+    folder: tempfile::TempDir,
+    lake: Lake,
+    server: RedisServer,
+}
+
+impl OnRedis {
+    fn with_files(count: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let lake = Lake::new(&folder.path().join("lake"));
+        let server = RedisServer::start();
+        let mut redis = server.connection();
+        for seed in 0..count {
+            let name = lake.drop_file("cpu", seed, 20);
+            register(&mut redis, &lake, "cpu", &name, 20);
+        }
+        Self {
+            folder,
+            lake,
+            server,
+        }
+    }
+
+    fn start(&self, url: &str) -> Program {
+        let text = format!(
+            "[catalog]\ntype = \"redis\"\nurl = {url:?}\n\
+             [[layers]]\nname = \"hot\"\ntype = \"fs\"\nurl = \"file://{}\"\n\
+             [merge]\nlevels = [{{ iteration = 1, timeout = \"1s\", max_size = \"100 MiB\" }}]\n\
+             [drops]\ngrace = \"1s\"\ninterval = \"1s\"\nmax_per_second = 1\n[worker]\nlease = \"1h\"\n",
+            self.lake.root.display()
+        );
+        Program::start(&["run", "--config", &config_file(self.folder.path(), &text)])
+    }
+
+    /// Paths of files that were registered and are still there.
+    fn inputs(&self) -> BTreeSet<String> {
+        let names = self.lake.files("cpu").into_iter();
+        let inputs = names.filter(|name| name.ends_with(".1.parquet"));
+        inputs.map(|name| format!("{PARTITION}/{name}")).collect()
+    }
+}
+
+/// Items of all lists whose key matches.
+fn items(redis: &mut Connection, pattern: &str) -> Vec<Value> {
+    let keys: Vec<String> = redis
+        .scan_match(pattern)
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let texts = keys.iter().flat_map(|key| {
+        let texts: Vec<String> = redis.lrange(key, 0, -1).unwrap();
+        texts
+    });
+    texts
+        .map(|text| serde_json::from_str(&text).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_stop_ends_the_deletes_that_were_done_and_hands_back_the_others() {
+    const FILES: u64 = 40;
+    let place = OnRedis::with_files(FILES);
+    let mut program = place.start(&place.server.url());
+    // All were claimed at once; at this pace that is work for longer than a stop may take.
+    program.wait_until("the second delete", |_| {
+        (place.inputs().len() as u64) < FILES - 1
+    });
+    program.signal(Signal::TERM);
+    let status = program.wait_for_exit(Duration::from_secs(20));
+    assert_eq!(status.code(), Some(0), "{}", program.log());
+    let mut redis = place.server.connection();
+    let claimed = items(&mut redis, "drop:*:processing");
+    assert!(claimed.is_empty(), "{claimed:?}");
+    let waiting: BTreeSet<String> = items(&mut redis, "drop:*:idle")
+        .iter()
+        .map(|item| item["path"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(!waiting.is_empty(), "{}", program.log());
+    assert_eq!(waiting, place.inputs());
+}
+
+#[test]
+fn a_stop_waits_for_the_answer_to_a_claim() {
+    let place = OnRedis::with_files(2);
+    let claim = scripts::all()
+        .into_iter()
+        .find(|script| script.name == "get_merge_plan")
+        .unwrap();
+    let mut redis = place.server.connection();
+    redis::cmd("SCRIPT")
+        .arg("LOAD")
+        .arg(claim.text)
+        .exec(&mut redis)
+        .unwrap();
+    let proxy = Proxy::start(&place.server.socket());
+    proxy.fail_next(&claim.sha1, Fault::LateAnswer);
+    let mut program = place.start(&proxy.url());
+    program.wait_until("a claim whose answer is on its way", |_| proxy.is_done());
+    program.signal(Signal::TERM);
+    let status = program.wait_for_exit(Duration::from_secs(20));
+    assert_eq!(status.code(), Some(0), "{}", program.log());
+    let claimed = items(&mut redis, "merge:*:processing");
+    assert!(claimed.is_empty(), "{claimed:?}\n{}", program.log());
+    // It was claimed, so it was also done.
+    assert!(items(&mut redis, "merge:*:1:*:idle").is_empty());
+    assert_eq!(place.lake.files("cpu").len(), 3, "{}", program.log());
 }

@@ -7,6 +7,7 @@
 mod audit;
 mod audit_pages;
 mod connection;
+mod deletes;
 mod endpoint;
 mod finder;
 mod index;
@@ -415,6 +416,10 @@ impl Catalog for RedisCatalog {
         let queue = queues::drop_queue_of(claim);
         self.finish_file(&queue, &claim.lease.token, &claim.item.path)
             .await
+    }
+
+    async fn finish_drops(&self, claims: &[ClaimedDrop]) -> Result<(), CatalogError> {
+        self.finish_held(claims).await
     }
 
     async fn renew_drop(

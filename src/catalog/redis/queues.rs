@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     RedisCatalog,
-    index::stored_entry,
     keys::{self, FileQueue, FileWork, ListState},
     lease_lost, lease_of,
     scripts::{self, CountAs, ListEnd},
@@ -13,8 +12,7 @@ use super::{
 use crate::{
     catalog::{CatalogError, QueueDepths},
     model::{
-        ClaimedDrop, ClaimedMerge, ClaimedMove, IndexEntry, Iteration, Lease, MergePlan,
-        MergeQueue, PlanPart,
+        ClaimedDrop, ClaimedMerge, ClaimedMove, Iteration, Lease, MergePlan, MergeQueue, PlanPart,
     },
 };
 
@@ -215,37 +213,6 @@ impl RedisCatalog {
             Ok(())
         } else {
             Err(lease_lost(what))
-        }
-    }
-
-    /// Both questions in one transaction: only together do their answers say anything.
-    pub(super) async fn look_up_held(
-        &self,
-        claim: &ClaimedDrop,
-    ) -> Result<Option<IndexEntry>, CatalogError> {
-        let (table, path) = (&claim.item.table, &claim.item.path);
-        let list = keys::file_list(&drop_queue_of(claim), ListState::Processing);
-        let files = keys::files(table, path.first_folder());
-        let mut both = redis::pipe();
-        both.atomic();
-        both.cmd("LPOS").arg(list).arg(&claim.lease.token);
-        both.cmd("HGET").arg(&files).arg(path.as_str());
-        let (place, stored): (Option<u64>, Option<Vec<u8>>) = self
-            .connection
-            .query_all("asking about a delete", &both)
-            .await?;
-        if place.is_none() {
-            return Err(lease_lost(path));
-        }
-        let Some(stored) = stored else {
-            return Ok(None);
-        };
-        match stored_entry(table, path.as_str().as_bytes(), &stored) {
-            Ok(entry) => Ok(Some(entry)),
-            Err(reason) => Err(CatalogError::Malformed {
-                place: format!("{files} {path}"),
-                reason,
-            }),
         }
     }
 

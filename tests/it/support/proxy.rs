@@ -27,6 +27,15 @@ pub enum Fault {
     SwallowAnswer,
     /// Half of the request arrives, then the connection breaks.
     CutRequest,
+    /// The server does it; the answer, and what comes after it, is a second late.
+    LateAnswer,
+}
+
+/// What is to happen to the answers of one connection.
+#[derive(Default)]
+struct Answers {
+    swallows: AtomicBool,
+    is_late: AtomicBool,
 }
 
 struct Shared {
@@ -114,26 +123,32 @@ fn connect(shared: &Arc<Shared>, client: TcpStream, server: UnixStream) {
         open.retain(|(client, _)| client.peer_addr().is_ok());
         open.push(both());
     }
-    let swallows = Arc::new(AtomicBool::new(false));
+    let fate = Arc::new(Answers::default());
     let (client_in, server_out) = both();
-    let (requests, mark) = (Arc::clone(shared), Arc::clone(&swallows));
+    let (requests, mark) = (Arc::clone(shared), Arc::clone(&fate));
     std::thread::spawn(move || {
         relay(client_in, server_out, |piece| {
             requests.request(piece, &mark)
         });
     });
     let answers = Arc::clone(shared);
-    std::thread::spawn(move || relay(server, client, |piece| answers.answer(piece, &swallows)));
+    std::thread::spawn(move || relay(server, client, |piece| answers.answer(piece, &fate)));
 }
 
 impl Shared {
     /// How much of a request goes on; less than all breaks the connection.
-    fn request(&self, piece: &[u8], swallows: &AtomicBool) -> usize {
+    fn request(&self, piece: &[u8], answers: &Answers) -> usize {
         let mut fault = self.fault.lock().unwrap();
         let hit = fault
             .as_ref()
             .filter(|(text, _)| text.is_empty() || contains(piece, text))
             .map(|(_, fault)| *fault);
+        // Before anybody is told that it happened, and before the request is on its way.
+        match hit {
+            Some(Fault::SwallowAnswer) => answers.swallows.store(true, Ordering::SeqCst),
+            Some(Fault::LateAnswer) => answers.is_late.store(true, Ordering::SeqCst),
+            Some(Fault::CutRequest) | None => {}
+        }
         if hit.is_some() {
             *fault = None;
             self.faults_done.fetch_add(1, Ordering::SeqCst);
@@ -141,18 +156,17 @@ impl Shared {
         drop(fault);
         match hit {
             Some(Fault::CutRequest) => piece.len() / 2,
-            Some(Fault::SwallowAnswer) => {
-                swallows.store(true, Ordering::SeqCst);
-                piece.len()
-            }
             None if self.is_bad() => piece.len() / 2,
-            None => piece.len(),
+            Some(Fault::SwallowAnswer | Fault::LateAnswer) | None => piece.len(),
         }
     }
 
-    fn answer(&self, piece: &[u8], swallows: &AtomicBool) -> usize {
-        if swallows.load(Ordering::SeqCst) {
+    fn answer(&self, piece: &[u8], fate: &Answers) -> usize {
+        if fate.swallows.load(Ordering::SeqCst) {
             return 0;
+        }
+        if fate.is_late.swap(false, Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_secs(1));
         }
         if self.is_bad() {
             let roll = next(&mut self.random.lock().unwrap());
