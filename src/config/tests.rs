@@ -340,7 +340,7 @@ fn for_each_setting_of_a_table_the_first_match_wins() {
     assert_eq!(cpu.row_group_rows, 1000);
     assert_eq!(cpu.compression, Compression::Zstd(9));
     assert_eq!(cpu.column_compression["message"], Compression::Lz4);
-    assert!(cpu.is_indexed("host") && cpu.is_indexed("region") && !cpu.is_indexed("t"));
+    assert!(cpu.is_indexed("host") && cpu.is_indexed("region") && !cpu.is_indexed("x"));
     let other = table("other", "cpu");
     assert_eq!(other.order_by, config.table_defaults.order_by);
     assert_eq!(other.time_column, "__timestamp");
