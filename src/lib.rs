@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod invariants;
 pub mod merge;
 pub mod model;
+pub mod no_links;
 pub mod storage;
 pub mod telemetry;
 pub mod verify;

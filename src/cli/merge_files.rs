@@ -79,7 +79,11 @@ pub(super) fn sort_column(text: &str) -> Result<SortColumn, String> {
 /// Merges, publishes and prints a summary. SIGTERM and Ctrl-C stop it and leave nothing behind.
 pub async fn run(args: &MergeFilesArgs) -> Result<(), MergeFilesError> {
     let started = Instant::now();
-    let inputs = input_files(&args.files)?;
+    // Who names a link means what it leads to; what cannot be examined is reported as it was named.
+    let inputs: Vec<PathBuf> = input_files(&args.files)?
+        .into_iter()
+        .map(|file| fs::canonicalize(&file).unwrap_or(file))
+        .collect();
     if fs::symlink_metadata(&args.out).is_ok() {
         return Err(MergeFilesError::OutputExists(args.out.clone()));
     }

@@ -8,7 +8,11 @@ mod reload;
 mod schedule;
 mod signals;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::Map;
 use tokio::sync::{Semaphore, mpsc};
@@ -122,8 +126,13 @@ async fn open_catalog(config: &Config, access: Access) -> Result<Arc<dyn Catalog
                 .map(|layer| (layer.name.clone(), layer.root.clone()))
                 .collect();
             let for_probe = config.clone();
-            let probe =
-                Arc::new(move |table: &TableRef, file: &Path| probe_file(&for_probe, table, file));
+            let probe = Arc::new(move |table: &TableRef, file: &Path| {
+                probe_file(
+                    &for_probe,
+                    table,
+                    &below_real_folder(&for_probe, table, file),
+                )
+            });
             match access {
                 Access::Work => Arc::new(
                     JsonCatalog::open_with(layers, policy, probe, config.crash_points.clone())
@@ -133,6 +142,16 @@ async fn open_catalog(config: &Config, access: Access) -> Result<Arc<dyn Catalog
             }
         }
     })
+}
+
+/// A file of a table, named so that no link above the table's folder is on the way to it.
+fn below_real_folder(config: &Config, table: &TableRef, file: &Path) -> PathBuf {
+    let real = config.layers.iter().find_map(|layer| {
+        let folder = layer.root.join(table.database()).join(table.table());
+        let below = file.strip_prefix(&folder).ok()?;
+        Some(std::fs::canonicalize(&folder).ok()?.join(below))
+    });
+    real.unwrap_or_else(|| file.to_owned())
 }
 
 /// What is registered of a file that nobody described: read from its footer, and from its values

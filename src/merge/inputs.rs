@@ -23,6 +23,8 @@ use parquet::{
     schema::types::SchemaDescriptor,
 };
 
+use crate::no_links;
+
 use super::{
     BadInput, MergeError,
     footer_shape::footer_shape,
@@ -170,6 +172,12 @@ pub(super) fn open(index: usize, path: &Path, footer_limit_bytes: u64) -> Result
     open_copied(index, path, 0, footer_limit_bytes)
 }
 
+/// Opens what was just written, wherever the caller wanted it.
+pub(super) fn open_output(path: &Path) -> Result<Input, String> {
+    let path = std::fs::canonicalize(path).map_err(|e| format!("it cannot be examined: {e}"))?;
+    open(0, &path, u64::MAX)
+}
+
 /// As [`open`]; a small file's bytes are kept.
 fn open_copied(
     index: usize,
@@ -258,15 +266,19 @@ impl Input {
 }
 
 fn open_file(path: &Path) -> Result<(File, u64), String> {
-    // Asked before opening: opening a pipe would wait for its other end.
-    let metadata = std::fs::metadata(path).map_err(|e| format!("it cannot be examined: {e}"))?;
-    if !metadata.is_file() {
-        return Err("it is not a regular file".into());
-    }
-    let file = File::open(path).map_err(|e| format!("it cannot be opened: {e}"))?;
+    let file = no_links::open(path).map_err(|error| {
+        if no_links::is_link(&error) {
+            "a link leads to it; links are not followed".to_owned()
+        } else {
+            format!("it cannot be opened: {error}")
+        }
+    })?;
     let metadata = file
         .metadata()
         .map_err(|e| format!("it cannot be examined: {e}"))?;
+    if !metadata.is_file() {
+        return Err("it is not a regular file".into());
+    }
     match metadata.len() {
         0 => Err("it is empty (0 bytes)".into()),
         size if size < SMALLEST_FILE_BYTES => {

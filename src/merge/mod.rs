@@ -67,7 +67,8 @@ pub use inspect::{RowsProblem, inspect_rows};
 /// What to merge, where to, and how.
 #[derive(Debug, Clone)]
 pub struct MergeRequest {
-    /// The files, in the order that decides between equal rows.
+    /// The files, in the order that decides between equal rows. No link is followed on the way to
+    /// them: paths are to be as `canonicalize` gives them, or below such a folder.
     pub inputs: Vec<PathBuf>,
     /// Where the output is written. Must not exist; nobody else may know the name yet.
     pub output: PathBuf,
@@ -599,7 +600,7 @@ fn check_output(
     collapsed: u64,
 ) -> Result<u64, MergeError> {
     let rows_in: u64 = context.inputs.iter().map(|input| input.row_count).sum();
-    let output = guard::guarded(|| inputs::open(0, &context.request.output, u64::MAX))
+    let output = guard::guarded(|| inputs::open_output(&context.request.output))
         .map_err(|reason| context.invariant("ROWS-KEPT", reason))?;
     let is_kept =
         |rows_out| invariants::rows_kept_or_collapsed([rows_in], rows_out, collapsed).is_ok();

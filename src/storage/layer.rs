@@ -1,15 +1,23 @@
 //! One `fs` layer.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{self, ErrorKind},
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::{
+    fs::{AtFlags, CWD, RenameFlags, fsync, linkat, renameat_with, unlinkat},
+    io::Errno,
+};
 
 use super::{StorageError, Workspace, create_new};
-use crate::model::{DataPath, LayerName, TableRef};
+use crate::{
+    model::{DataPath, LayerName, TableRef},
+    no_links,
+};
 
 /// A root folder with the contract's layout below it.
 #[derive(Debug, Clone)]
@@ -48,18 +56,25 @@ impl Layer {
         self.table_folder(table).join("data").join(path.as_str())
     }
 
-    /// Where a file lies, after a look that neither it nor its folder is a link out of the table.
-    /// A file that is not there is fine.
+    /// Where a file lies, after a look that no link below its table's folder leads to it. Links
+    /// above are followed in the path that is returned. A file that is not there is fine.
     pub fn checked_file(&self, table: &TableRef, path: &DataPath) -> Result<PathBuf, StorageError> {
-        let file = self.data_file(table, path);
-        let data = self.table_folder(table).join("data");
-        let folder = file.parent().unwrap_or(&data);
-        let outside = || StorageError::Outside { path: file.clone() };
-        match (fs::canonicalize(&data), fs::canonicalize(folder)) {
-            (Ok(data), Ok(folder)) if !folder.starts_with(&data) => return Err(outside()),
-            (Ok(_), Ok(_)) => {}
-            (Err(error), _) | (_, Err(error)) if error.kind() == ErrorKind::NotFound => {}
-            (Err(source), _) | (_, Err(source)) => return Err(io_at(&file)(source)),
+        let named = self.data_file(table, path);
+        let outside = || StorageError::Outside {
+            path: named.clone(),
+        };
+        let table_folder = match fs::canonicalize(self.table_folder(table)) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(named),
+            Err(source) => return Err(io_at(&named)(source)),
+        };
+        let file = table_folder.join("data").join(path.as_str());
+        let folder = file.parent().unwrap_or(&table_folder);
+        match fs::canonicalize(folder) {
+            Ok(real) if real != folder => return Err(outside()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(source) => return Err(io_at(&file)(source)),
         }
         match fs::symlink_metadata(&file) {
             Ok(meta) if !meta.is_file() => Err(outside()),
@@ -102,29 +117,31 @@ impl Layer {
         table: &TableRef,
         path: &DataPath,
     ) -> Result<(), StorageError> {
+        let mut bytes = no_links::open(source).map_err(failed_at(source))?;
         // Its writer may never have asked for its bytes to be durable.
-        File::open(source)
-            .and_then(|file| file.sync_all())
-            .map_err(io_at(source))?;
+        bytes.sync_all().map_err(io_at(source))?;
         let target = self.prepare_target(table, path)?;
-        match link(source, &target) {
-            Ok(()) => sync_name(&target),
+        // The file that is open, whatever its name leads to by now.
+        let opened = format!("/proc/self/fd/{}", bytes.as_raw_fd());
+        match target.link(Path::new(&opened), AtFlags::SYMLINK_FOLLOW) {
+            Ok(()) => target.sync_name(),
             Err(StorageError::Exists { path }) => Err(StorageError::Exists { path }),
             Err(_) => {
                 let workspace = self.workspace(table)?;
                 let copy = workspace.dir().join("copy");
                 let mut out = create_new(&copy).map_err(io_at(&copy))?;
-                File::open(source)
-                    .and_then(|mut bytes| io::copy(&mut bytes, &mut out))
-                    .map_err(io_at(&copy))?;
+                io::copy(&mut bytes, &mut out).map_err(io_at(&copy))?;
                 self.publish(&copy, table, path)
             }
         }
     }
 
-    fn prepare_target(&self, table: &TableRef, path: &DataPath) -> Result<PathBuf, StorageError> {
+    fn prepare_target(&self, table: &TableRef, path: &DataPath) -> Result<Target, StorageError> {
         self.make_folder(table, path)?;
-        self.checked_file(table, path)
+        let file = self.checked_file(table, path)?;
+        let folder = file.parent().unwrap_or(&file);
+        let opened = no_links::open_folder(folder).map_err(failed_at(&file))?;
+        Ok(Target::new(opened, file))
     }
 
     /// Makes the folders of a file below the table's `data`, one after the other: none of them may be a
@@ -151,10 +168,12 @@ impl Layer {
     /// Deletes a file's bytes; `false` when they were gone already.
     pub fn delete(&self, table: &TableRef, path: &DataPath) -> Result<bool, StorageError> {
         let file = self.checked_file(table, path)?;
-        match fs::remove_file(&file) {
+        let removed = no_links::open_folder(file.parent().unwrap_or(&file))
+            .and_then(|folder| Ok(unlinkat(&folder, path.file_name(), AtFlags::empty())?));
+        match removed {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(io_at(&file)(source)),
+            Err(source) => Err(failed_at(&file)(source)),
         }
     }
 
@@ -178,53 +197,77 @@ impl Layer {
 /// Both must be on one file system.
 pub fn publish_file(staged: &Path, target: &Path) -> Result<(), StorageError> {
     sync(staged)?;
-    rename_new(staged, target)
+    // A bare name lies in the current folder.
+    let folder = match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let opened = File::open(folder).map_err(io_at(target))?;
+    rename_new(staged, &Target::new(opened.into(), target.to_owned()))
+}
+
+/// A name in a folder that is open: whatever happens to the way there, it is the same folder.
+struct Target {
+    folder: OwnedFd,
+    path: PathBuf,
+}
+
+impl Target {
+    fn new(folder: OwnedFd, path: PathBuf) -> Self {
+        Self { folder, path }
+    }
+
+    fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+
+    fn link(&self, source: &Path, flags: AtFlags) -> Result<(), StorageError> {
+        linkat(CWD, source, &self.folder, self.name(), flags).map_err(|errno| self.failed(errno))
+    }
+
+    fn failed(&self, errno: Errno) -> StorageError {
+        match errno {
+            Errno::EXIST => StorageError::Exists {
+                path: self.path.clone(),
+            },
+            errno => io_at(&self.path)(errno.into()),
+        }
+    }
+
+    /// Makes a name durable that was given just now; where that fails it is taken back, so that
+    /// whoever is told of the failure need not look for it.
+    fn sync_name(&self) -> Result<(), StorageError> {
+        fsync(&self.folder).map_err(|errno| {
+            let _ = unlinkat(&self.folder, self.name(), AtFlags::empty());
+            io_at(&self.path)(errno.into())
+        })
+    }
 }
 
 /// Renames without overwriting, and makes the new name durable.
-fn rename_new(staged: &Path, target: &Path) -> Result<(), StorageError> {
-    match renameat_with(CWD, staged, CWD, target, RenameFlags::NOREPLACE) {
+fn rename_new(staged: &Path, target: &Target) -> Result<(), StorageError> {
+    let flags = RenameFlags::NOREPLACE;
+    match renameat_with(CWD, staged, &target.folder, target.name(), flags) {
         Ok(()) => {}
-        Err(rustix::io::Errno::EXIST) => {
-            return Err(StorageError::Exists {
-                path: target.to_owned(),
-            });
-        }
         // Some network file systems cannot rename without overwriting; a link cannot overwrite either.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
-            link(staged, target)?;
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            target.link(staged, AtFlags::empty())?;
             fs::remove_file(staged).map_err(io_at(staged))?;
         }
-        Err(errno) => return Err(io_at(target)(errno.into())),
+        Err(errno) => return Err(target.failed(errno)),
     }
-    sync_name(target)
+    target.sync_name()
 }
 
-/// Makes a name durable that was given just now; where that fails it is taken back, so that
-/// whoever is told of the failure need not look for it.
-fn sync_name(target: &Path) -> Result<(), StorageError> {
-    sync_parent(target).inspect_err(|_| {
-        let _ = fs::remove_file(target);
-    })
-}
-
-fn link(source: &Path, target: &Path) -> Result<(), StorageError> {
-    fs::hard_link(source, target).map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => StorageError::Exists {
-            path: target.to_owned(),
-        },
-        _ => StorageError::Io {
-            path: target.to_owned(),
-            source: error,
-        },
-    })
-}
-
-fn sync_parent(path: &Path) -> Result<(), StorageError> {
-    match path.parent() {
-        // A bare name lies in the current folder.
-        Some(folder) if folder.as_os_str().is_empty() => sync(Path::new(".")),
-        folder => sync(folder.unwrap_or(path)),
+/// A link on the way is an error of its own.
+fn failed_at(path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    let path = path.to_owned();
+    move |source| {
+        if no_links::is_link(&source) {
+            StorageError::Outside { path }
+        } else {
+            StorageError::Io { path, source }
+        }
     }
 }
 

@@ -24,8 +24,8 @@ pub enum StorageError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// INSIDE-TABLE: a link leads out of the table's folder.
-    #[error("{}: leads out of its table's folder; it is not touched", path.display())]
+    /// INSIDE-TABLE: a link below the table's folder leads to it, or it is no file.
+    #[error("{}: is a link or leads out of its table's folder; it is not touched", path.display())]
     Outside {
         /// The file as it was named.
         path: PathBuf,

@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashSet,
-    fs::File,
     io,
     path::{Path, PathBuf},
 };
@@ -18,6 +17,7 @@ use crate::{
     catalog::CatalogError,
     merge::BadInput,
     model::{IndexEntry, MergePlan, SetAside},
+    no_links,
     storage::StorageError,
 };
 
@@ -173,7 +173,7 @@ fn retain_places<T>(items: &mut Vec<T>, without: &HashSet<usize>) {
 }
 
 fn read_all(path: &Path) -> Result<(), RunError> {
-    File::open(path)
+    no_links::open(path)
         .and_then(|mut file| io::copy(&mut file, &mut io::sink()))
         .map(drop)
         .map_err(|source| RunError::Unreadable {

@@ -269,3 +269,46 @@ proptest! {
         prop_assert!(footer.row_groups().iter().all(|group| group.num_rows() <= i64::try_from(row_group_rows).unwrap()));
     }
 }
+
+/// The bytes of a page of column `id`, which copying does not decode.
+fn damage_page(lab: &Lab, input: usize, damage: impl FnOnce(&mut [u8])) {
+    let path = &lab.inputs[input];
+    let footer = ParquetMetaDataReader::new()
+        .with_page_index_policy(PageIndexPolicy::Required)
+        .parse_and_finish(&File::open(path).unwrap())
+        .unwrap();
+    let page = footer.page_index_for_row_group(0);
+    let page = &page.offset_index(1).unwrap().page_locations()[0];
+    let end =
+        usize::try_from(page.offset).unwrap() + usize::try_from(page.compressed_page_size).unwrap();
+    let mut bytes = std::fs::read(path).unwrap();
+    // The end of the page is its body.
+    damage(&mut bytes[end - 30..end]);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_page_is_not_carried_along() {
+    for thread_count in [1, 2] {
+        let mut lab = Lab::new();
+        // Without a dictionary the page is more than literals, which could be anything.
+        let plain = || {
+            let plain = properties(50).into_builder();
+            plain.set_dictionary_enabled(false).build()
+        };
+        lab.add(&batch(&range(0..100), 0), plain());
+        lab.add(&batch(&range(200..300), 100), plain());
+        let options = MergeOptions {
+            thread_count,
+            ..wanted(50)
+        };
+        assert_eq!(lab.merge(&options).unwrap().copied_row_group_count, 4);
+        std::fs::remove_file(lab.output()).unwrap();
+        damage_page(&lab, 1, |body| body.fill(0xff));
+        let MergeError::BadInputs(bad) = lab.merge(&options).unwrap_err() else {
+            panic!("not refused")
+        };
+        assert_eq!(bad[0].index, 1);
+        assert!(bad[0].reason.contains("\"id\""), "{}", bad[0].reason);
+    }
+}
