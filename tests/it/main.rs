@@ -11,6 +11,8 @@
     reason = "a test may stop at the first surprise"
 )]
 
+mod absurd_files;
+mod bad_files;
 mod budgets;
 mod catalog_suite;
 mod commands;
@@ -36,6 +38,7 @@ mod merge_files_command;
 mod merge_properties;
 mod merge_settings;
 mod one_holder;
+mod poison;
 mod protocol_model;
 mod redis_connections;
 mod redis_faults;
