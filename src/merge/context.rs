@@ -1,6 +1,6 @@
 //! What every step of one merge needs to know.
 
-use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 
@@ -12,6 +12,7 @@ use super::{
     order::BatchLimits,
     raw_copy::Part,
     schema::UnitedSchema,
+    texts::WorkSchema,
 };
 
 /// With less, even one batch of one file has no room.
@@ -28,9 +29,14 @@ pub(super) enum Stop {
     /// or a size in memory. The merge is to start again without believing them.
     Misled {
         /// The parts.
-        inputs: Range<usize>,
+        inputs: Vec<usize>,
         /// They are larger than they seemed.
         too_large: bool,
+    },
+    /// This column has too many texts to number them. The merge is to start again without.
+    Crowded {
+        /// Its place in the united schema.
+        column: usize,
     },
 }
 
@@ -50,6 +56,8 @@ impl From<BadInput> for Stop {
 #[derive(Debug, Clone, Copy)]
 #[expect(clippy::struct_field_names, reason = "units are part of names")]
 pub(super) struct Shares {
+    /// All of it.
+    pub(super) budget_bytes: u64,
     /// Kept footers and small files.
     pub(super) footers_bytes: u64,
     /// Runs that are open together.
@@ -68,26 +76,51 @@ pub(super) struct Shares {
     pub(super) page_bytes: u64,
 }
 
+/// With more inputs, their footers take a larger part.
+const MANY_INPUTS: usize = 256;
+
 impl Shares {
-    /// Divides a budget.
-    pub(super) fn of(budget_bytes: u64) -> Result<Self, MergeError> {
+    /// Divides a budget, before anything is known of the inputs but their number.
+    pub(super) fn of(budget_bytes: u64, input_count: usize) -> Result<Self, MergeError> {
         if budget_bytes < BUDGET_BYTES_MIN {
             return Err(MergeError::Budget {
                 budget_bytes,
                 reason: format!("a merge needs at least {BUDGET_BYTES_MIN} bytes"),
             });
         }
-        let runs_bytes = budget_bytes * 3 / 8;
-        Ok(Self {
-            footers_bytes: budget_bytes / 8,
+        let part = if input_count > MANY_INPUTS { 8 } else { 32 };
+        Ok(Self::divided(
+            budget_bytes,
+            budget_bytes / part,
+            budget_bytes / 4,
+        ))
+    }
+
+    /// Gives runs what a row group does not need. `row_bytes`: of a row in pages, not compressed.
+    pub(super) fn for_rows(self, row_bytes: u64, row_group_rows: usize) -> Self {
+        let budget_bytes = self.budget_bytes;
+        let wanted = row_bytes.saturating_mul(row_group_rows as u64) / 4 * 5;
+        let row_group_bytes = wanted.clamp(budget_bytes / 16, budget_bytes / 4);
+        Self::divided(budget_bytes, self.footers_bytes, row_group_bytes)
+    }
+
+    fn divided(budget_bytes: u64, footers_bytes: u64, row_group_bytes: u64) -> Self {
+        let queue_bytes = budget_bytes / 16;
+        // What is being decoded, compressed or handed over has a part of its own.
+        let under_way_bytes = budget_bytes / 8;
+        let runs_bytes =
+            budget_bytes - footers_bytes - row_group_bytes - queue_bytes - under_way_bytes;
+        Self {
+            budget_bytes,
+            footers_bytes,
             runs_bytes,
-            row_group_bytes: budget_bytes / 4,
-            queue_bytes: budget_bytes / 16,
+            row_group_bytes,
+            queue_bytes,
             stream_batch_bytes: (runs_bytes / 128).clamp(64 << 10, 1 << 20),
             load_batch_bytes: (runs_bytes / 16).min(4 << 20),
             spill_batch_bytes: (runs_bytes / 128).clamp(64 << 10, 1 << 20),
             page_bytes: budget_bytes / 4,
-        })
+        }
     }
 
     /// Runs in scratch that can be read together.
@@ -124,6 +157,8 @@ pub(super) struct Context<'a> {
     /// The inputs, or parts of them; runs are made of these.
     pub(super) parts: Vec<Part>,
     pub(super) united: &'a UnitedSchema,
+    /// The united schema as rows are held.
+    pub(super) work: Arc<WorkSchema>,
     pub(super) shares: Shares,
     /// Places of the sort columns in the united schema.
     pub(super) sort_places: Vec<usize>,
@@ -144,7 +179,7 @@ impl<'a> Context<'a> {
         Decoder::open(
             &self.inputs[part.input],
             part,
-            &self.united.schema,
+            &self.work,
             self.control,
             limits,
         )

@@ -2,27 +2,27 @@
 
 use std::{
     collections::HashMap,
-    ops::Range,
     sync::{Arc, atomic::Ordering},
 };
 
 use arrow::{
     array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array},
-    datatypes::{DataType, SchemaRef},
+    datatypes::DataType,
 };
-use parquet::{
-    arrow::{ProjectionMask, arrow_reader::ArrowReaderMetadata},
-    basic::Type as PhysicalType,
-    file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
-    schema::types::Type,
+use parquet::arrow::{
+    ProjectionMask,
+    arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
 };
 
 use super::{
     MergeControl, MergeError, TypeConflict,
+    context::Stop,
     guard::{InputBytes, guarded},
     inputs::Input,
     pages::{CheckedReader, Wanted, read_checked},
     raw_copy::Part,
+    sizes::{array_bytes, pages_bytes, row_size},
+    texts::{Crowded, Held, Numbering, WorkSchema},
     widen,
 };
 
@@ -30,10 +30,6 @@ use super::{
 pub(super) const BATCH_ROWS_MAX: usize = 8192;
 /// Rows in the first batch of a file whose row size cannot be known from its footer.
 const PROBE_ROWS: usize = 128;
-/// A page of most writers together with a dictionary.
-const USUAL_PAGES_BYTES: u64 = 2 << 20;
-/// Statistics of strings this long or longer may be cut off.
-const TRUNCATED_FROM_BYTES: usize = 64;
 
 /// Limits of one decoder.
 #[derive(Debug, Clone, Copy)]
@@ -48,19 +44,23 @@ pub(super) struct DecodeLimits {
 pub(super) struct Decoder<'a> {
     input: &'a Input,
     control: &'a MergeControl,
-    schema: SchemaRef,
+    work: Arc<WorkSchema>,
     limits: DecodeLimits,
     bytes: InputBytes,
     footer: ArrowReaderMetadata,
-    reader: CheckedReader,
+    /// Row groups that are to be read, and how many of them were given to a reader.
+    groups: Vec<usize>,
+    groups_taken: usize,
+    /// Reads the row groups that were given to it last.
+    reader: Option<CheckedReader>,
+    first_in_reader: usize,
+    rows_in_reader: u64,
     batch_rows: usize,
     rows_done: u64,
     row_count: u64,
-    groups: Range<usize>,
     /// For each united column its place in the file.
     places: Vec<Option<usize>>,
-    /// All-null columns, made once and sliced.
-    null_columns: HashMap<DataType, ArrayRef>,
+    holder: Holder,
 }
 
 impl<'a> Decoder<'a> {
@@ -68,55 +68,48 @@ impl<'a> Decoder<'a> {
     pub(super) fn open(
         input: &'a Input,
         part: &Part,
-        schema: &SchemaRef,
+        work: &Arc<WorkSchema>,
         control: &'a MergeControl,
         limits: DecodeLimits,
     ) -> Result<Self, MergeError> {
+        let bad = |reason| MergeError::BadInputs(vec![input.bad(reason)]);
         let (bytes, footer) = input
             .reopen()
             .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
         let bytes = bytes.with_page_limit(limits.page_bytes);
-        let own: HashMap<&str, usize> = footer
-            .schema()
-            .fields()
-            .iter()
-            .enumerate()
-            .map(|(index, field)| (field.name().as_str(), index))
-            .collect();
-        let places = schema
-            .fields()
-            .iter()
-            .map(|field| own.get(field.name().as_str()).copied())
-            .collect();
-        let size = row_size(footer.metadata());
+        let size = row_size(footer.metadata(), Some(work));
         let batch_rows = if size.is_certain {
             rows_for(limits.batch_bytes, size.bytes)
         } else {
             rows_for(limits.batch_bytes, size.bytes).min(PROBE_ROWS)
         };
-        let reader = guarded(|| build_reader(&bytes, &footer, &part.groups, batch_rows, 0, limits))
-            .map_err(|reason| MergeError::BadInputs(vec![input.bad(reason)]))?;
+        let groups = groups_of(&footer, part);
+        let places = places_of(&footer, work);
+        let footer = with_types(&footer, work).map_err(bad)?;
         Ok(Self {
             input,
             control,
-            schema: Arc::clone(schema),
+            holder: Holder::new(work),
+            work: Arc::clone(work),
             limits,
             bytes,
             footer,
-            reader,
+            groups,
+            groups_taken: 0,
+            reader: None,
+            first_in_reader: 0,
+            rows_in_reader: 0,
             batch_rows,
             rows_done: 0,
             row_count: part.row_count,
-            groups: part.groups.clone(),
             places,
-            null_columns: HashMap::new(),
         })
     }
 
     /// The next rows with their size in memory; `None` after the last.
-    pub(super) fn next(&mut self) -> Result<Option<(RecordBatch, u64)>, MergeError> {
+    pub(super) fn next(&mut self) -> Result<Option<(RecordBatch, u64)>, Stop> {
         if self.control.is_cancelled() {
-            return Err(MergeError::Cancelled);
+            return Err(MergeError::Cancelled.into());
         }
         let Some(decoded) = self.decode()? else {
             if self.rows_done != self.row_count {
@@ -129,61 +122,82 @@ impl<'a> Decoder<'a> {
         };
         let rows = decoded.num_rows();
         self.rows_done += rows as u64;
+        self.rows_in_reader += rows as u64;
         if self.rows_done > self.row_count {
             return Err(self.bad("its pages hold more rows than its footer promises".to_owned()));
         }
         self.control
             .rows_read
             .fetch_add(rows as u64, Ordering::Relaxed);
-        let decoded_bytes = decoded.get_array_memory_size() as u64;
-        self.adapt(rows, decoded_bytes)?;
-        Ok(Some((self.unite(&decoded)?, decoded_bytes)))
+        let united = self.unite(&decoded)?;
+        let bytes = united.columns().iter().map(array_bytes).sum();
+        self.adapt(rows, bytes)?;
+        Ok(Some((united, bytes)))
     }
 
-    /// The next rows as the file has them, in smaller batches where its texts are too long.
-    fn decode(&mut self) -> Result<Option<RecordBatch>, MergeError> {
+    /// The next batch of the next row groups, in smaller batches where texts are too long.
+    fn decode(&mut self) -> Result<Option<RecordBatch>, Stop> {
         loop {
-            let reader = &mut self.reader.reader;
-            let reason = match guarded(|| reader.next().transpose().map_err(|e| e.to_string())) {
-                Ok(decoded) => return Ok(decoded),
-                Err(reason) => reason,
-            };
-            match self.reader.fitting_rows() {
-                Some(rows) if rows < self.batch_rows => self.restart(rows)?,
-                _ => return Err(self.bad(format!("its rows cannot be read: {reason}"))),
+            if let Some(CheckedReader { reader, .. }) = &mut self.reader {
+                match guarded(|| reader.next().transpose().map_err(|e| e.to_string())) {
+                    Ok(Some(decoded)) => return Ok(Some(decoded)),
+                    Ok(None) => self.reader = None,
+                    Err(reason) => {
+                        let fitting = self.reader.as_ref().and_then(CheckedReader::fitting_rows);
+                        match fitting {
+                            Some(rows) if rows < self.batch_rows => self.batch_rows = rows,
+                            _ => {
+                                let reason = format!("its rows cannot be read: {reason}");
+                                return Err(self.bad(reason));
+                            }
+                        }
+                        self.start_reader()?;
+                        continue;
+                    }
+                }
             }
+            if self.groups_taken == self.groups.len() {
+                return Ok(None);
+            }
+            // A batch across row groups would lose their dictionaries.
+            self.first_in_reader = self.groups_taken;
+            self.groups_taken = if self.work.has_numbers() {
+                self.groups_taken + 1
+            } else {
+                self.groups.len()
+            };
+            self.rows_in_reader = 0;
+            self.start_reader()?;
         }
     }
 
-    /// Brings a batch into the united schema.
-    fn unite(&mut self, decoded: &RecordBatch) -> Result<RecordBatch, MergeError> {
+    /// Reads the current row groups from the row on that comes next.
+    fn start_reader(&mut self) -> Result<(), Stop> {
+        let groups = self.groups[self.first_in_reader..self.groups_taken].to_vec();
+        let (bytes, footer, limits) = (&self.bytes, &self.footer, self.limits);
+        let (batch_rows, skip) = (self.batch_rows, self.rows_in_reader);
+        let reader = guarded(|| build_reader(bytes, footer, groups, batch_rows, skip, limits))
+            .map_err(|reason| self.bad(reason))?;
+        self.reader = Some(reader);
+        Ok(())
+    }
+
+    /// Brings a batch into the schema in which rows are held.
+    fn unite(&mut self, decoded: &RecordBatch) -> Result<RecordBatch, Stop> {
         let rows = decoded.num_rows();
         let mut columns = Vec::with_capacity(self.places.len());
-        for (field, place) in self.schema.fields().iter().zip(&self.places) {
-            columns.push(match place {
-                Some(index) => {
-                    widen::cast(decoded.column(*index), field.data_type()).map_err(|reason| {
-                        MergeError::TypeConflict(Box::new(TypeConflict {
-                            column: field.name().clone(),
-                            left_type: decoded.column(*index).data_type().to_string(),
-                            left_file: self.input.path.clone(),
-                            right_type: field.data_type().to_string(),
-                            right_file: self.input.path.clone(),
-                            reason: format!("its statistics say that it fits, but {reason}"),
-                        }))
-                    })?
-                }
-                None => null_column(&mut self.null_columns, field.data_type(), rows),
-            });
+        for (index, place) in self.places.iter().enumerate() {
+            let array = place.map(|place| decoded.column(place));
+            columns.push(self.holder.hold(self.input, index, array, rows)?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+        RecordBatch::try_new_with_options(Arc::clone(&self.work.schema), columns, &options)
             .map_err(|e| self.bad(format!("its rows do not fit its schema: {e}")))
     }
 
     /// Reads on in smaller batches when rows turn out larger than thought, in larger ones
     /// when the first batch was only a probe.
-    fn adapt(&mut self, rows: usize, decoded_bytes: u64) -> Result<(), MergeError> {
+    fn adapt(&mut self, rows: usize, decoded_bytes: u64) -> Result<(), Stop> {
         let fitting = rows_for(
             self.limits.batch_bytes,
             (decoded_bytes / rows.max(1) as u64).max(1),
@@ -192,19 +206,9 @@ impl<'a> Decoder<'a> {
         let was_probe =
             rows == self.batch_rows && self.batch_rows <= PROBE_ROWS && fitting > 2 * PROBE_ROWS;
         if (too_large || was_probe) && self.rows_done < self.row_count {
-            self.restart(fitting)?;
+            self.batch_rows = fitting;
+            self.start_reader()?;
         }
-        Ok(())
-    }
-
-    /// Reads on in batches of another size.
-    fn restart(&mut self, batch_rows: usize) -> Result<(), MergeError> {
-        let (bytes, footer, rows_done) = (&self.bytes, &self.footer, self.rows_done);
-        let (groups, limits) = (&self.groups, self.limits);
-        self.reader =
-            guarded(|| build_reader(bytes, footer, groups, batch_rows, rows_done, limits))
-                .map_err(|reason| self.bad(reason))?;
-        self.batch_rows = batch_rows;
         Ok(())
     }
 
@@ -213,8 +217,101 @@ impl<'a> Decoder<'a> {
         pages_bytes(self.footer.metadata())
     }
 
-    fn bad(&self, reason: String) -> MergeError {
-        MergeError::BadInputs(vec![self.input.bad(reason)])
+    fn bad(&self, reason: String) -> Stop {
+        MergeError::BadInputs(vec![self.input.bad(reason)]).into()
+    }
+}
+
+/// The row groups with rows of a part.
+pub(super) fn groups_of(footer: &ArrowReaderMetadata, part: &Part) -> Vec<usize> {
+    let metadata = footer.metadata();
+    (0..metadata.num_row_groups())
+        .filter(|group| part.groups.contains(group))
+        .filter(|group| metadata.row_group(*group).num_rows() > 0)
+        .collect()
+}
+
+/// For each united column its place in a file.
+pub(super) fn places_of(footer: &ArrowReaderMetadata, work: &WorkSchema) -> Vec<Option<usize>> {
+    let own: HashMap<&str, usize> = footer
+        .schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(index, field)| (field.name().as_str(), index))
+        .collect();
+    let names = work
+        .schema
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str());
+    names.map(|name| own.get(name).copied()).collect()
+}
+
+/// A footer that makes readers decode texts as they are held.
+pub(super) fn with_types(
+    footer: &ArrowReaderMetadata,
+    work: &WorkSchema,
+) -> Result<ArrowReaderMetadata, String> {
+    guarded(|| {
+        let options = ArrowReaderOptions::new()
+            .with_skip_arrow_metadata(true)
+            .with_schema(work.decoded(footer.schema()));
+        ArrowReaderMetadata::try_new(Arc::clone(footer.metadata()), options)
+            .map_err(|e| e.to_string())
+    })
+}
+
+/// Brings the columns of one input into the types in which rows are held.
+pub(super) struct Holder {
+    work: Arc<WorkSchema>,
+    /// For each united column what is known of its dictionaries.
+    numberings: Vec<Numbering>,
+    /// All-null columns, made once and sliced.
+    null_columns: HashMap<DataType, ArrayRef>,
+}
+
+impl Holder {
+    pub(super) fn new(work: &Arc<WorkSchema>) -> Self {
+        let columns = work.schema.fields().iter();
+        Self {
+            work: Arc::clone(work),
+            numberings: columns.map(|_| Numbering::default()).collect(),
+            null_columns: HashMap::new(),
+        }
+    }
+
+    /// A united column of some rows, from the input's own if it has one.
+    pub(super) fn hold(
+        &mut self,
+        input: &Input,
+        index: usize,
+        array: Option<&ArrayRef>,
+        rows: usize,
+    ) -> Result<ArrayRef, Stop> {
+        let field = self.work.schema.field(index);
+        let Some(array) = array else {
+            return Ok(null_column(&mut self.null_columns, field.data_type(), rows));
+        };
+        let numbered = match self.work.held(index) {
+            Held::Numbers(interner) => self.numberings[index].number(array, interner),
+            _ => None,
+        };
+        match numbered {
+            Some(Ok(numbers)) => Ok(numbers),
+            Some(Err(Crowded)) => Err(Stop::Crowded { column: index }),
+            None => widen::cast(array, field.data_type()).map_err(|reason| {
+                MergeError::TypeConflict(Box::new(TypeConflict {
+                    column: field.name().clone(),
+                    left_type: array.data_type().to_string(),
+                    left_file: input.path.clone(),
+                    right_type: field.data_type().to_string(),
+                    right_file: input.path.clone(),
+                    reason: format!("its statistics say that it fits, but {reason}"),
+                }))
+                .into()
+            }),
+        }
     }
 }
 
@@ -233,7 +330,7 @@ fn null_column(
     column
 }
 
-fn rows_for(batch_bytes: u64, row_bytes: u64) -> usize {
+pub(super) fn rows_for(batch_bytes: u64, row_bytes: u64) -> usize {
     usize::try_from(batch_bytes / row_bytes.max(1))
         .unwrap_or(usize::MAX)
         .clamp(1, BATCH_ROWS_MAX)
@@ -243,24 +340,22 @@ fn rows_for(batch_bytes: u64, row_bytes: u64) -> usize {
 fn build_reader(
     bytes: &InputBytes,
     footer: &ArrowReaderMetadata,
-    wanted: &Range<usize>,
+    mut groups: Vec<usize>,
     batch_rows: usize,
     first_row: u64,
     limits: DecodeLimits,
 ) -> Result<CheckedReader, String> {
     // Row groups that are done are left out, so that a new reader need not walk their pages.
     let mut skip = first_row;
-    let mut groups = Vec::new();
-    for (index, group) in footer.metadata().row_groups().iter().enumerate() {
-        let rows = u64::try_from(group.num_rows()).unwrap_or(0);
-        if !wanted.contains(&index) {
-            continue;
-        }
-        if groups.is_empty() && skip >= rows {
-            skip -= rows;
-        } else {
-            groups.push(index);
-        }
+    let rows_of = |group: usize| {
+        let rows = footer.metadata().row_group(group).num_rows();
+        u64::try_from(rows).unwrap_or(0)
+    };
+    while let Some(&first) = groups.first()
+        && skip >= rows_of(first)
+    {
+        skip -= rows_of(first);
+        groups.remove(0);
     }
     let wanted = Wanted {
         groups,
@@ -270,188 +365,4 @@ fn build_reader(
         limit_bytes: limits.page_bytes,
     };
     read_checked(bytes, footer, &wanted).map_err(|e| e.to_string())
-}
-
-/// Reads one column of an input, batch by batch.
-pub(super) fn scan_column(
-    input: &Input,
-    name: &str,
-    limits: DecodeLimits,
-    visit: impl FnMut(&ArrayRef) -> Result<(), String>,
-) -> Result<(), MergeError> {
-    scan_groups(input, name, None, limits, visit)
-}
-
-/// Reads one column of some row groups, or of all, batch by batch.
-pub(super) fn scan_groups(
-    input: &Input,
-    name: &str,
-    groups: Option<Vec<usize>>,
-    limits: DecodeLimits,
-    mut visit: impl FnMut(&ArrayRef) -> Result<(), String>,
-) -> Result<(), MergeError> {
-    let bad = |reason: String| MergeError::BadInputs(vec![input.bad(reason)]);
-    let (bytes, footer) = input
-        .reopen()
-        .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
-    let bytes = bytes.with_page_limit(limits.page_bytes);
-    let index = footer
-        .schema()
-        .index_of(name)
-        .map_err(|e| bad(e.to_string()))?;
-    let batch_rows = rows_for(limits.batch_bytes, row_size(footer.metadata()).bytes);
-    let all = || (0..footer.metadata().num_row_groups()).collect();
-    let groups: Vec<usize> = groups.unwrap_or_else(all);
-    let rows_of = |&group: &usize| footer.metadata().row_group(group).num_rows();
-    let row_count: i64 = groups.iter().map(rows_of).fold(0, i64::saturating_add);
-    let mut wanted = Wanted {
-        groups,
-        columns: ProjectionMask::roots(footer.parquet_schema(), [index]),
-        batch_rows,
-        skip_rows: 0,
-        limit_bytes: limits.page_bytes,
-    };
-    let open = |wanted: &Wanted| {
-        guarded(|| read_checked(&bytes, &footer, wanted).map_err(|e| e.to_string())).map_err(bad)
-    };
-    let mut reader = open(&wanted)?;
-    loop {
-        let rows = &mut reader.reader;
-        match guarded(|| rows.next().transpose().map_err(|e| e.to_string())) {
-            Ok(Some(batch)) => {
-                wanted.skip_rows += batch.num_rows();
-                visit(batch.column(0)).map_err(bad)?;
-            }
-            Ok(None) if i64::try_from(wanted.skip_rows) == Ok(row_count) => return Ok(()),
-            Ok(None) => {
-                return Err(bad(format!(
-                    "column {name:?}: its footer promises {row_count} rows, its pages hold {}",
-                    wanted.skip_rows
-                )));
-            }
-            Err(reason) => match reader.fitting_rows() {
-                Some(rows) if rows < wanted.batch_rows => {
-                    wanted.batch_rows = rows;
-                    reader = open(&wanted)?;
-                }
-                _ => return Err(bad(format!("column {name:?} cannot be read: {reason}"))),
-            },
-        }
-    }
-}
-
-/// Bytes of the pages that a reader of all columns holds at once, estimated.
-pub(super) fn pages_bytes(metadata: &ParquetMetaData) -> u64 {
-    // DuckDB writes one page for each column of a row group.
-    let by_duckdb = metadata
-        .file_metadata()
-        .created_by()
-        .is_some_and(|by| by.starts_with("DuckDB"));
-    let limit = if by_duckdb {
-        u64::MAX
-    } else {
-        USUAL_PAGES_BYTES
-    };
-    let group_bytes = |group: &RowGroupMetaData| {
-        let sizes = group
-            .columns()
-            .iter()
-            .map(ColumnChunkMetaData::uncompressed_size);
-        sizes
-            .map(|size| u64::try_from(size).unwrap_or(0).min(limit))
-            .fold(0, u64::saturating_add)
-    };
-    metadata
-        .row_groups()
-        .iter()
-        .map(group_bytes)
-        .max()
-        .unwrap_or(0)
-}
-
-/// What a decoded row takes in memory, from a footer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RowSize {
-    pub(super) bytes: u64,
-    /// False when strings hide behind dictionaries whose entries may have any length.
-    pub(super) is_certain: bool,
-}
-
-/// Estimates the size of a decoded row.
-pub(super) fn row_size(metadata: &ParquetMetaData) -> RowSize {
-    let rows: u64 = metadata
-        .row_groups()
-        .iter()
-        .map(|group| u64::try_from(group.num_rows()).unwrap_or(0))
-        .sum();
-    let mut size = RowSize {
-        bytes: 0,
-        is_certain: true,
-    };
-    if rows == 0 {
-        return RowSize {
-            bytes: 1,
-            is_certain: true,
-        };
-    }
-    let mut total_bytes = 0_u64;
-    for group in metadata.row_groups() {
-        for column in group.columns() {
-            let (bytes, is_certain) = chunk_size(column);
-            total_bytes = total_bytes.saturating_add(bytes);
-            size.is_certain &= is_certain;
-        }
-    }
-    size.bytes = (total_bytes / rows).max(1);
-    size
-}
-
-/// Decoded bytes of a column chunk, and whether that is more than a guess.
-fn chunk_size(column: &ColumnChunkMetaData) -> (u64, bool) {
-    let values = u64::try_from(column.num_values()).unwrap_or(0);
-    let fixed = |bytes: u64| {
-        (
-            values.saturating_mul(bytes).saturating_add(values / 8),
-            true,
-        )
-    };
-    match column.column_type() {
-        PhysicalType::BOOLEAN => fixed(1),
-        PhysicalType::INT32 | PhysicalType::FLOAT => fixed(4),
-        PhysicalType::INT64 | PhysicalType::INT96 | PhysicalType::DOUBLE => fixed(8),
-        PhysicalType::FIXED_LEN_BYTE_ARRAY => {
-            let length = match column.column_descr().self_type() {
-                Type::PrimitiveType { type_length, .. } => u64::try_from(*type_length).unwrap_or(0),
-                Type::GroupType { .. } => 0,
-            };
-            // Decimals are decoded to at least 16 bytes.
-            fixed(length.max(16))
-        }
-        PhysicalType::BYTE_ARRAY => {
-            let around = values.saturating_mul(5);
-            if let Some(bytes) = column.unencoded_byte_array_data_bytes() {
-                return (
-                    around.saturating_add(u64::try_from(bytes).unwrap_or(0)),
-                    true,
-                );
-            }
-            let stored = u64::try_from(column.uncompressed_size()).unwrap_or(0);
-            if column.dictionary_page_offset().is_none() {
-                return (around.saturating_add(stored), true);
-            }
-            let longest = column.statistics().and_then(|statistics| {
-                let length = statistics
-                    .min_bytes_opt()?
-                    .len()
-                    .max(statistics.max_bytes_opt()?.len());
-                // Writers cut long values off; short ones are what they seem.
-                Some((length as u64, length < TRUNCATED_FROM_BYTES))
-            });
-            let (length, is_certain) = longest.unwrap_or((32, false));
-            (
-                around.saturating_add(stored.max(values.saturating_mul(length))),
-                is_certain,
-            )
-        }
-    }
 }

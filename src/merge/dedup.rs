@@ -14,7 +14,7 @@ use parquet::{arrow::arrow_reader::ArrowReaderMetadata, file::metadata::KeyValue
 use serde_json::json;
 
 use super::{
-    CANNOT_BE_ORDERED, Dedup, Keep, MergeError, MergeOptions, SortColumn,
+    Dedup, Keep, MergeError, MergeOptions, SortColumn,
     context::Context,
     footers,
     gather::Gathered,
@@ -22,6 +22,7 @@ use super::{
     keys::{KeySpace, RowKeys},
     order::Sink,
     raw_copy::Part,
+    sort_order::CANNOT_BE_ORDERED,
 };
 
 /// Key-value note that says how the rows of a file were made unique.

@@ -12,11 +12,17 @@ use std::{
 
 use arrow::{
     array::ArrayRef,
-    datatypes::{DataType, SchemaRef},
+    datatypes::{DataType, Field, SchemaRef},
 };
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, compute_leaves};
 
-use super::{ColumnBounds, bounds::BoundsOf, gather::Gathered, guard::guarded};
+use super::{
+    ColumnBounds,
+    bounds::BoundsOf,
+    flat::{FlatChunk, FlatColumn, Tools},
+    gather::Gathered,
+    guard::guarded,
+};
 
 /// The second thread, which ends with this.
 pub(super) struct Helper {
@@ -56,14 +62,29 @@ pub(super) struct Encoder {
     schema: SchemaRef,
     columns: Vec<Mutex<Column>>,
     memory_bytes: Vec<AtomicUsize>,
+    /// Buffers of threads that encode nothing just now.
+    tools: Mutex<Vec<Tools>>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct Column {
-    writers: Vec<ArrowColumnWriter>,
-    chunks: Vec<ArrowColumnChunk>,
+    writer: ColumnWriter,
     bounds: Option<BoundsOf>,
+}
+
+/// What turns a column's rows into pages, and what is complete of it.
+enum ColumnWriter {
+    Flat(FlatColumn, Option<Box<FlatChunk>>),
+    /// One writer and chunk for each leaf.
+    Arrow(Vec<ArrowColumnWriter>, Vec<ArrowColumnChunk>),
+}
+
+/// A complete column chunk.
+pub(super) enum ColumnChunk {
+    /// With the place of its column.
+    Flat(usize, Box<FlatChunk>),
+    Arrow(Box<ArrowColumnChunk>),
 }
 
 /// The queue.
@@ -103,12 +124,18 @@ pub(super) enum Work {
 }
 
 impl Encoder {
-    /// An encoder without a row group.
-    pub(super) fn new(schema: &SchemaRef, bounds_of: &[String]) -> Self {
-        let columns = schema.fields().iter().map(|field| {
+    /// An encoder without a row group. `flat`: the columns that have a writer of ours.
+    pub(super) fn new(
+        schema: &SchemaRef,
+        bounds_of: &[String],
+        flat: Vec<Option<FlatColumn>>,
+    ) -> Self {
+        let columns = schema.fields().iter().zip(flat).map(|(field, flat)| {
             Mutex::new(Column {
-                writers: Vec::new(),
-                chunks: Vec::new(),
+                writer: match flat {
+                    Some(flat) => ColumnWriter::Flat(flat, None),
+                    None => ColumnWriter::Arrow(Vec::new(), Vec::new()),
+                },
                 bounds: bounds_of.contains(field.name()).then(BoundsOf::default),
             })
         });
@@ -120,6 +147,7 @@ impl Encoder {
                 .iter()
                 .map(|_| AtomicUsize::new(0))
                 .collect(),
+            tools: Mutex::new(Vec::new()),
             state: Mutex::new(State {
                 jobs: VecDeque::new(),
                 error: None,
@@ -141,12 +169,21 @@ impl Encoder {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether row groups need writers of `parquet`.
+    pub(super) fn needs_writers(&self) -> bool {
+        (0..self.columns.len())
+            .any(|index| matches!(self.column(index).writer, ColumnWriter::Arrow(..)))
+    }
+
     /// Starts a row group with one writer for each leaf.
     pub(super) fn start_row_group(&self, writers: Vec<ArrowColumnWriter>) {
         let mut writers = writers.into_iter();
         for index in 0..self.columns.len() {
             let leaves = leaf_count(self.schema.field(index).data_type());
-            self.column(index).writers = writers.by_ref().take(leaves).collect();
+            let own = writers.by_ref().take(leaves).collect();
+            if let ColumnWriter::Arrow(writers, _) = &mut self.column(index).writer {
+                *writers = own;
+            }
         }
     }
 
@@ -174,10 +211,29 @@ impl Encoder {
     }
 
     /// The columns of a row group that was closed, in order.
-    pub(super) fn take_chunks(&self) -> Vec<ArrowColumnChunk> {
-        (0..self.columns.len())
-            .flat_map(|index| std::mem::take(&mut self.column(index).chunks))
-            .collect()
+    pub(super) fn take_chunks(&self) -> Vec<ColumnChunk> {
+        let mut chunks = Vec::new();
+        for index in 0..self.columns.len() {
+            match &mut self.column(index).writer {
+                ColumnWriter::Flat(_, chunk) => {
+                    chunks.extend(chunk.take().map(|chunk| ColumnChunk::Flat(index, chunk)));
+                }
+                ColumnWriter::Arrow(_, own) => {
+                    chunks.extend(
+                        own.drain(..)
+                            .map(|chunk| ColumnChunk::Arrow(Box::new(chunk))),
+                    );
+                }
+            }
+        }
+        chunks
+    }
+
+    /// Gives a flat column memory for its next chunk.
+    pub(super) fn give_memory(&self, index: usize, memory: Vec<u8>) {
+        if let ColumnWriter::Flat(flat, _) = &mut self.column(index).writer {
+            flat.give_memory(memory);
+        }
     }
 
     /// Bounds of the wanted columns, over all row groups.
@@ -259,47 +315,74 @@ impl Encoder {
     }
 
     fn run(&self, work: &Work, index: usize) -> Result<(), String> {
-        let mut column = self.column(index);
-        match work {
+        let spare = || self.tools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tools = spare().pop().unwrap_or_default();
+        let done = self.run_with(work, index, &mut tools);
+        spare().push(tools);
+        done
+    }
+
+    fn run_with(&self, work: &Work, index: usize, tools: &mut Tools) -> Result<(), String> {
+        let column = &mut *self.column(index);
+        let memory_bytes = match work {
             Work::Encode { rows, start, count } => {
-                let array = rows.column(index)?.slice(*start, *count);
-                if column
-                    .bounds
-                    .as_mut()
-                    .is_some_and(|bounds| !bounds.update(&array))
+                let array = match (&column.bounds, &column.writer) {
+                    (None, ColumnWriter::Flat(..)) => None,
+                    _ => Some(rows.column(index)?.slice(*start, *count)),
+                };
+                if let (Some(bounds), Some(array)) = (&mut column.bounds, &array)
+                    && !bounds.update(array)
                 {
                     column.bounds = None;
                 }
-                let leaves =
-                    compute_leaves(self.schema.field(index), &array).map_err(|e| e.to_string())?;
-                if leaves.len() != column.writers.len() {
-                    return Err(format!(
-                        "column {:?} has unexpected parts",
-                        self.schema.field(index).name()
-                    ));
+                match (&mut column.writer, &array) {
+                    (ColumnWriter::Flat(flat, _), _) => {
+                        let (arrays, picks) = rows.pieces(index, *start, *count);
+                        flat.write(&arrays, &picks, tools)?;
+                        flat.memory_bytes()
+                    }
+                    (ColumnWriter::Arrow(writers, _), Some(array)) => {
+                        write_leaves(self.schema.field(index), array, writers)?
+                    }
+                    (ColumnWriter::Arrow(..), None) => 0,
                 }
-                for (writer, leaf) in column.writers.iter_mut().zip(&leaves) {
-                    writer.write(leaf).map_err(|e| e.to_string())?;
+            }
+            Work::Close => match &mut column.writer {
+                ColumnWriter::Flat(flat, chunk) => {
+                    let done = flat.close(tools)?;
+                    let bytes = done.size_bytes();
+                    *chunk = Some(Box::new(done));
+                    bytes
                 }
-                let bytes = column
-                    .writers
-                    .iter()
-                    .map(ArrowColumnWriter::memory_size)
-                    .sum();
-                self.memory_bytes[index].store(bytes, Ordering::Relaxed);
-            }
-            Work::Close => {
-                let writers = std::mem::take(&mut column.writers);
-                column.chunks = writers
-                    .into_iter()
-                    .map(ArrowColumnWriter::close)
-                    .collect::<Result<_, _>>()
-                    .map_err(|e| e.to_string())?;
-                self.memory_bytes[index].store(0, Ordering::Relaxed);
-            }
-        }
+                ColumnWriter::Arrow(writers, chunks) => {
+                    let writers = std::mem::take(writers).into_iter();
+                    *chunks = writers
+                        .map(ArrowColumnWriter::close)
+                        .collect::<Result<_, _>>()
+                        .map_err(|e| e.to_string())?;
+                    0
+                }
+            },
+        };
+        self.memory_bytes[index].store(memory_bytes, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Encodes an array with one writer for each leaf; gives the bytes that they take.
+fn write_leaves(
+    field: &Field,
+    array: &ArrayRef,
+    writers: &mut [ArrowColumnWriter],
+) -> Result<usize, String> {
+    let leaves = compute_leaves(field, array).map_err(|e| e.to_string())?;
+    if leaves.len() != writers.len() {
+        return Err(format!("column {:?} has unexpected parts", field.name()));
+    }
+    for (writer, leaf) in writers.iter_mut().zip(&leaves) {
+        writer.write(leaf).map_err(|e| e.to_string())?;
+    }
+    Ok(writers.iter().map(ArrowColumnWriter::memory_size).sum())
 }
 
 /// Parquet columns of one Arrow column.

@@ -13,10 +13,13 @@ use super::{
     MergeError, SortColumn,
     bounds::BoundsOf,
     context::Shares,
-    decode::{DecodeLimits, pages_bytes, row_size, scan_column},
+    decode::DecodeLimits,
     inputs::Input,
     keys::{has_integer_order, ordered_integers},
+    scan::scan_column,
+    sizes::{pages_bytes, row_size},
     strategy::InputSummary,
+    texts::WorkSchema,
     widen,
 };
 
@@ -119,13 +122,20 @@ pub(super) fn describe(
     key_type: Option<&DataType>,
     keys_are_integers: bool,
     shares: &Shares,
+    work: &WorkSchema,
 ) -> Result<InputSummary, MergeError> {
     let footer = input
         .footer()
         .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
     let metadata = footer.metadata();
     // Sorting takes 56 bytes for each row besides; wider types and partly filled buffers some more.
-    let row_bytes = row_size(metadata).bytes.saturating_mul(5) / 4 + 56;
+    let size = row_size(metadata, Some(work));
+    let margin_bytes = if size.is_certain {
+        size.bytes / 16
+    } else {
+        size.bytes / 4
+    };
+    let row_bytes = size.bytes.saturating_add(margin_bytes + 56);
     let groups = order_by
         .first()
         .zip(key_type)
@@ -155,6 +165,21 @@ pub(super) fn describe(
         key_range,
         is_copyable: false,
     })
+}
+
+/// Bytes that a row takes in the pages of a file, not compressed.
+pub(super) fn stored_row_bytes(metadata: &ParquetMetaData) -> u64 {
+    let groups = metadata.row_groups().iter();
+    let (rows, bytes) = groups.fold((0_u64, 0_u64), |(rows, bytes), group| {
+        let number = |value: i64| u64::try_from(value).unwrap_or(0);
+        let chunks = group.columns().iter();
+        let chunks = chunks.map(|chunk| number(chunk.uncompressed_size()));
+        (
+            rows.saturating_add(number(group.num_rows())),
+            chunks.fold(bytes, u64::saturating_add),
+        )
+    });
+    bytes / rows.max(1)
 }
 
 fn follow_one_another(groups: &[GroupKeys], nulls_first: bool) -> bool {

@@ -1,18 +1,25 @@
 //! Collects rows from many batches into output batches, runs of rows at once.
 
-use std::sync::OnceLock;
+use std::{borrow::Cow, sync::OnceLock};
 
 use arrow::{
-    array::{Array, ArrayRef, RecordBatch},
+    array::{Array, ArrayData, ArrayRef, BooleanBufferBuilder, RecordBatch, make_array},
+    buffer::{Buffer, NullBuffer},
     compute::{concat, interleave},
+    datatypes::ArrowNativeType,
 };
 
+use super::{flat::words, keys::RowRef};
+
 /// Consecutive rows of one batch.
-#[derive(Debug, Clone, Copy)]
-struct Pick {
-    slot: u32,
-    row: u32,
-    count: u32,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pick {
+    /// The batch, as the output batch counts.
+    pub(super) slot: u32,
+    /// The first row there.
+    pub(super) row: u32,
+    /// Rows.
+    pub(super) count: u32,
 }
 
 /// From this many rows a piece on, pieces are copied as wholes.
@@ -51,25 +58,40 @@ impl Gathered {
 
     /// Appends consecutive rows of a batch. Batches have far fewer rows than `u32` counts.
     pub(super) fn add_rows(&mut self, slot: u32, row: usize, count: usize, row_bytes: u64) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "a batch has at most 8192 rows"
-        )]
-        let (row, added) = (row as u32, count as u32);
+        let added = pick(slot, row, count);
         self.row_count += count;
         self.size_bytes += row_bytes * count as u64;
         if let Some(last) = self.picks.last_mut()
             && last.slot == slot
-            && last.row + last.count == row
+            && last.row + last.count == added.row
         {
-            last.count += added;
+            last.count += added.count;
             return;
         }
-        self.picks.push(Pick {
-            slot,
-            row,
-            count: added,
-        });
+        self.picks.push(added);
+    }
+
+    /// One column of some rows where it is: arrays, and which rows of them follow one another.
+    pub(super) fn pieces(
+        &self,
+        index: usize,
+        start: usize,
+        count: usize,
+    ) -> (Vec<ArrayRef>, Cow<'_, [Pick]>) {
+        if let Some((_, column)) = self.copied.iter().find(|(copied, _)| *copied == index) {
+            let pick = pick(0, start, count);
+            return (vec![ArrayRef::clone(column)], Cow::Owned(vec![pick]));
+        }
+        let columns = self
+            .batches
+            .iter()
+            .map(|batch| ArrayRef::clone(batch.column(index)));
+        let picks = if start == 0 && count == self.row_count {
+            Cow::Borrowed(&self.picks[..])
+        } else {
+            Cow::Owned(cut(&self.picks, start, count))
+        };
+        (columns.collect(), picks)
     }
 
     /// The rows for which `kept` is set.
@@ -117,6 +139,13 @@ impl Gathered {
         if let [only] = &self.picks[..] {
             return Ok(piece(only));
         }
+        let columns = || self.batches.iter().map(|batch| batch.column(index));
+        if let Some(gathered) = gather_words(columns(), self.row_count, || {
+            let rows = self.picks.iter();
+            rows.map(|pick| (pick.slot as usize, pick.row as usize, pick.count as usize))
+        }) {
+            return gathered;
+        }
         if self.row_count >= self.picks.len() * COPY_PIECE_ROWS {
             let pieces: Vec<ArrayRef> = self.picks.iter().map(piece).collect();
             let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
@@ -141,6 +170,103 @@ impl Gathered {
     pub(super) fn keep_column(&mut self, index: usize, column: ArrayRef) {
         self.copied.push((index, column));
     }
+}
+
+/// The rows of some arrays in another order.
+pub(super) fn permute(chunks: &[ArrayRef], order: &[RowRef]) -> Result<ArrayRef, String> {
+    let rows = || {
+        let rows = order.iter();
+        rows.map(|at| (at.batch as usize, at.row as usize, 1))
+    };
+    if let Some(gathered) = gather_words(chunks.iter(), order.len(), rows) {
+        return gathered;
+    }
+    let columns: Vec<&dyn Array> = chunks.iter().map(AsRef::as_ref).collect();
+    let rows: Vec<_> = rows().map(|(chunk, row, _)| (chunk, row)).collect();
+    interleave(&columns, &rows).map_err(|e| e.to_string())
+}
+
+/// Copies rows of arrays whose values are words; `None` for other arrays. `rows`: the array,
+/// the first row there and how many follow.
+fn gather_words<'a, I: Iterator<Item = (usize, usize, usize)>>(
+    arrays: impl Iterator<Item = &'a ArrayRef> + Clone,
+    row_count: usize,
+    rows: impl Fn() -> I,
+) -> Option<Result<ArrayRef, String>> {
+    let data_type = arrays.clone().next()?.data_type().clone();
+    let buffer = match data_type.primitive_width()? {
+        8 => gather_values::<u64, _>(arrays.clone(), row_count, rows())?,
+        4 => gather_values::<u32, _>(arrays.clone(), row_count, rows())?,
+        _ => return None,
+    };
+    let nulls: Vec<Option<&NullBuffer>> = arrays
+        .map(|array| array.nulls().filter(|nulls| nulls.null_count() > 0))
+        .collect();
+    let nulls = nulls.iter().any(Option::is_some).then(|| {
+        let mut valid = BooleanBufferBuilder::new(row_count);
+        for (slot, row, count) in rows() {
+            match nulls[slot] {
+                None => valid.append_n(count, true),
+                Some(nulls) if count == 1 => valid.append(nulls.is_valid(row)),
+                Some(nulls) => valid.append_buffer(&nulls.inner().slice(row, count)),
+            }
+        }
+        NullBuffer::new(valid.finish())
+    });
+    let data = ArrayData::builder(data_type)
+        .len(row_count)
+        .add_buffer(buffer)
+        .nulls(nulls)
+        .build();
+    Some(data.map(make_array).map_err(|e| e.to_string()))
+}
+
+fn gather_values<'a, T: ArrowNativeType, I: Iterator<Item = (usize, usize, usize)>>(
+    arrays: impl Iterator<Item = &'a ArrayRef>,
+    row_count: usize,
+    rows: I,
+) -> Option<Buffer> {
+    let slices: Vec<&[T]> = arrays
+        .map(|array| words::<T>(array.as_ref()))
+        .collect::<Option<_>>()?;
+    let mut values = Vec::with_capacity(row_count);
+    for (slot, row, count) in rows {
+        if count == 1 {
+            values.push(slices[slot][row]);
+        } else {
+            values.extend_from_slice(&slices[slot][row..row + count]);
+        }
+    }
+    Some(Buffer::from_vec(values))
+}
+
+fn pick(slot: u32, row: usize, count: usize) -> Pick {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "neither batches nor output batches have more rows than 32 bits count"
+    )]
+    let (row, count) = (row as u32, count as u32);
+    Pick { slot, row, count }
+}
+
+/// The picks of `count` rows from `start` on.
+fn cut(picks: &[Pick], start: usize, count: usize) -> Vec<Pick> {
+    let (mut skip, mut left) = (start, count);
+    let mut found = Vec::new();
+    for whole in picks {
+        let rows = whole.count as usize;
+        if left == 0 {
+            break;
+        }
+        if skip >= rows {
+            skip -= rows;
+            continue;
+        }
+        let taken = (rows - skip).min(left);
+        found.push(pick(whole.slot, whole.row as usize + skip, taken));
+        (skip, left) = (0, left - taken);
+    }
+    found
 }
 
 #[cfg(test)]
@@ -172,5 +298,14 @@ mod tests {
         let kept = rows.keep_only(&[true, false, true, false, true]);
         assert_eq!((kept.row_count(), kept.size_bytes()), (3, 24));
         assert_eq!(values(kept.column(0).unwrap()), [1, 3, 11]);
+    }
+
+    #[test]
+    fn cut_picks_hold_the_rows_between() {
+        let picks = [pick(0, 10, 3), pick(1, 0, 5), pick(0, 13, 2)];
+        assert_eq!(cut(&picks, 0, 10), picks);
+        assert_eq!(cut(&picks, 2, 3), [pick(0, 12, 1), pick(1, 0, 2)]);
+        assert_eq!(cut(&picks, 3, 5), [pick(1, 0, 5)]);
+        assert_eq!(cut(&picks, 9, 1), [pick(0, 14, 1)]);
     }
 }

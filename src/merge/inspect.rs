@@ -19,10 +19,10 @@ use super::{
     BadInput, MergeError, MergeOptions,
     bounds::BoundsOf,
     context::Shares,
-    decode::row_size,
     guard::{InputBytes, guarded},
     inputs,
     pages::{Wanted, read_checked},
+    sizes::row_size,
 };
 
 /// Rows in a batch, at most.
@@ -47,7 +47,7 @@ pub enum RowsProblem {
 /// # Errors
 /// When the file's footer cannot be read, or the budget is too small.
 pub fn inspect_rows(path: &Path, options: &MergeOptions) -> Result<Vec<RowsProblem>, MergeError> {
-    let shares = Shares::of(options.memory_budget_bytes)?;
+    let shares = Shares::of(options.memory_budget_bytes, 1)?;
     let bad = |reason| {
         MergeError::BadInputs(vec![BadInput {
             index: 0,
@@ -60,7 +60,7 @@ pub fn inspect_rows(path: &Path, options: &MergeOptions) -> Result<Vec<RowsProbl
         .reopen()
         .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
     let bytes = bytes.with_page_limit(shares.page_bytes);
-    let row_bytes = row_size(footer.metadata()).bytes.max(1);
+    let row_bytes = row_size(footer.metadata(), None).bytes.max(1);
     let batch_rows = (shares.load_batch_bytes / row_bytes).clamp(1, BATCH_ROWS_MAX);
     let mut inspection = Inspection {
         batch_rows: usize::try_from(batch_rows).unwrap_or(1),

@@ -26,6 +26,14 @@ pub(super) struct RowRef {
     pub(super) row: u32,
 }
 
+/// Where a key stands by itself, whatever its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    NullFirst,
+    Value,
+    NullLast,
+}
+
 /// How keys of one merge are made and compared.
 pub(super) trait KeySpace: Send + Sync {
     /// Keys of consecutive rows.
@@ -33,6 +41,12 @@ pub(super) trait KeySpace: Send + Sync {
 
     /// Keys of the rows whose sort columns these are.
     fn encode(&self, sort_columns: &[ArrayRef]) -> Result<Self::Block, String>;
+
+    /// Whether equal heads mean equal keys.
+    const HEADS_ARE_EXACT: bool;
+
+    /// The beginning of a key: where nulls are, and a number of the same order as keys.
+    fn head(&self, block: &Self::Block, i: usize) -> (Class, u64);
 
     /// The order of two keys.
     fn compare(&self, left: &Self::Block, i: usize, right: &Self::Block, j: usize) -> Ordering;
@@ -71,6 +85,16 @@ pub(super) struct IntBlock {
 
 impl KeySpace for IntKeys {
     type Block = IntBlock;
+    const HEADS_ARE_EXACT: bool = true;
+
+    #[inline]
+    fn head(&self, block: &IntBlock, i: usize) -> (Class, u64) {
+        match &block.nulls {
+            Some(nulls) if nulls.is_null(i) && self.nulls_first => (Class::NullFirst, 0),
+            Some(nulls) if nulls.is_null(i) => (Class::NullLast, 0),
+            _ => (Class::Value, block.values[i].cast_unsigned() ^ 1 << 63),
+        }
+    }
 
     fn encode(&self, sort_columns: &[ArrayRef]) -> Result<IntBlock, String> {
         let column = sort_columns.first().ok_or("there is no sort column")?;
@@ -302,6 +326,16 @@ impl RowBlock {
 
 impl KeySpace for RowKeys {
     type Block = RowBlock;
+    const HEADS_ARE_EXACT: bool = false;
+
+    #[inline]
+    fn head(&self, block: &RowBlock, i: usize) -> (Class, u64) {
+        let row = block.row(i);
+        let mut head = [0; 8];
+        let length = row.len().min(head.len());
+        head[..length].copy_from_slice(&row[..length]);
+        (Class::Value, u64::from_be_bytes(head))
+    }
 
     fn encode(&self, sort_columns: &[ArrayRef]) -> Result<RowBlock, String> {
         let columns: Vec<_> = sort_columns.iter().map(plain_floats).collect();

@@ -4,19 +4,21 @@
 //! turn it is opened and takes part with its real first key; so only runs that overlap are
 //! open together.
 
-use std::{cmp::Ordering, ops::Range};
+use std::{cmp::Ordering, collections::VecDeque, sync::Arc};
 
 use arrow::array::{ArrayRef, RecordBatch};
 
 use super::{
     MergeError,
+    ahead::Ahead,
     context::{Context, Stop},
     decode::Decoder,
     gather::Gathered,
-    keys::{KeySpace, RowRef},
-    loser_tree::LoserTree,
+    keys::KeySpace,
+    load::SortedRows,
+    race::{Head, Race, Racer, Rank, comes_before},
     raw_copy::Part,
-    runs::load_sorted,
+    sizes::array_bytes,
     spill::{SpillReader, SpilledRun},
 };
 
@@ -45,11 +47,11 @@ pub(super) struct BatchLimits {
 }
 
 /// Where a run's rows come from.
-pub(super) enum Source<'a> {
+pub(super) enum Source<'a, K: KeySpace> {
     /// A sorted input that was not opened yet.
     UnopenedStream(usize),
     /// Inputs that are decoded and sorted when their turn comes.
-    UnopenedInputs(Range<usize>),
+    UnopenedInputs(Vec<usize>, Arc<Ahead<K>>),
     /// A run in scratch that was not opened yet.
     UnopenedSpill(SpilledRun),
     /// A row group that is in order and may be copied.
@@ -64,7 +66,7 @@ pub(super) enum Source<'a> {
 
 /// One run and how far it is.
 pub(super) struct Cursor<'a, K: KeySpace> {
-    source: Source<'a>,
+    source: Source<'a, K>,
     /// Keys of the rows in memory; of a waiting run its bound; `None` when it has no more rows.
     keys: Option<K::Block>,
     /// The last key of a row group that may be copied.
@@ -72,17 +74,21 @@ pub(super) struct Cursor<'a, K: KeySpace> {
     position: usize,
     end: usize,
     is_waiting: bool,
-    batches: Vec<RecordBatch>,
-    /// The rows in order; `None` when there is one batch and it is in order.
-    order: Option<Vec<RowRef>>,
+    rank: Rank,
+    /// The rank of each row, when they are of several inputs.
+    ranks: Option<Vec<Rank>>,
+    /// Rows in order, the next one in the first batch.
+    batches: VecDeque<RecordBatch>,
+    /// The place of the first row of the first batch.
+    batch_start: usize,
     row_bytes: u64,
-    /// For each batch: in which output batch it was last used, and its slot there.
-    slots: Vec<(u64, u32)>,
+    /// In which output batch the first batch was last used, and its slot there.
+    slot: (u64, u32),
 }
 
 impl<'a, K: KeySpace> Cursor<'a, K> {
     /// A run that waits behind `bound`; without one it is opened at once.
-    pub(super) fn waiting(source: Source<'a>, bound: Option<K::Block>) -> Self {
+    pub(super) fn waiting(source: Source<'a, K>, bound: Option<K::Block>, rank: Rank) -> Self {
         Self {
             source,
             keys: bound,
@@ -90,10 +96,12 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
             position: 0,
             end: 1,
             is_waiting: true,
-            batches: Vec::new(),
-            order: None,
+            rank,
+            ranks: None,
+            batches: VecDeque::new(),
+            batch_start: 0,
             row_bytes: 0,
-            slots: Vec::new(),
+            slot: (0, 0),
         }
     }
 
@@ -102,41 +110,37 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
         Self {
             last: Some(last),
             is_waiting: false,
-            ..Self::waiting(Source::Copyable(part), Some(first))
+            ..Self::waiting(Source::Copyable(part), Some(first), Rank::of_part(part))
         }
     }
 
     /// A run that is in memory and sorted.
-    pub(super) fn sorted(
-        space: &K,
-        batches: Vec<RecordBatch>,
-        keys: K::Block,
-        order: Vec<RowRef>,
-        row_bytes: u64,
-    ) -> Self {
-        let end = space.len(&keys);
+    pub(super) fn sorted(space: &K, rows: SortedRows<K>) -> Self {
+        let end = space.len(&rows.keys);
         Self {
-            source: Source::Memory,
-            keys: (end > 0).then_some(keys),
-            last: None,
-            position: 0,
+            keys: (end > 0).then_some(rows.keys),
             end,
             is_waiting: false,
-            slots: vec![(0, 0); batches.len()],
-            batches,
-            order: Some(order),
-            row_bytes,
+            ranks: rows.ranks,
+            batches: rows.batches.into(),
+            row_bytes: rows.row_bytes,
+            ..Self::waiting(Source::Memory, None, rows.rank)
         }
+    }
+
+    /// Whether something must be done before its rows can be taken.
+    fn is_closed(&self) -> bool {
+        self.is_waiting || matches!(self.source, Source::Copyable(_))
     }
 
     /// Opens a waiting run; its first key must not come before its bound.
     fn open(&mut self, context: &Context<'a>, space: &K) -> Result<(), Stop> {
         let bound = self.keys.take();
         self.is_waiting = false;
-        let mut inputs = 0..0;
+        let mut inputs = Vec::new();
         match std::mem::replace(&mut self.source, Source::Memory) {
             Source::UnopenedStream(index) => {
-                inputs = index..index + 1;
+                inputs.push(index);
                 let decoder = context.decoder(index, context.shares.stream_batch_bytes)?;
                 self.source = Source::Stream(index, Box::new(decoder));
                 self.advance(context, space)?;
@@ -145,9 +149,9 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
                 self.source = Source::Spill(Box::new(run.open()?));
                 self.advance(context, space)?;
             }
-            Source::UnopenedInputs(range) => {
-                inputs = range.clone();
-                *self = load_sorted(context, space, range)?;
+            Source::UnopenedInputs(parts, ahead) => {
+                *self = Self::sorted(space, ahead.take(context, space, &parts)?);
+                inputs = parts;
             }
             opened => self.source = opened,
         }
@@ -167,13 +171,12 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
         let last = self.keys.take();
         let last_position = self.end;
         self.batches.clear();
-        self.order = None;
         let next = match &mut self.source {
             Source::Stream(_, decoder) => decoder.next()?,
             Source::Spill(reader) => {
                 let next = reader.next()?;
                 next.map(|batch| {
-                    let bytes = batch.get_array_memory_size() as u64;
+                    let bytes = batch.columns().iter().map(array_bytes).sum();
                     (batch, bytes)
                 })
             }
@@ -191,16 +194,16 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
             });
         if let (true, Source::Stream(index, _)) = (disorder, &self.source) {
             return Err(Stop::Misled {
-                inputs: *index..*index + 1,
+                inputs: vec![*index],
                 too_large: false,
             });
         }
-        self.position = 0;
+        (self.position, self.batch_start) = (0, 0);
         self.end = batch.num_rows();
         self.row_bytes = bytes / self.end.max(1) as u64;
         self.keys = Some(keys);
-        self.batches.push(batch);
-        self.slots = vec![(0, 0)];
+        self.batches.push_back(batch);
+        self.slot = (0, 0);
         if self.end == 0 {
             return self.advance_past_empty(context, space);
         }
@@ -214,42 +217,49 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
     }
 
     /// Appends the next rows to an output batch. `epoch` tells output batches apart.
-    fn emit(&mut self, count: usize, out: &mut Gathered, epoch: u64) {
-        match &self.order {
-            None => {
-                let slot = slot(&mut self.slots, &self.batches, 0, out, epoch);
-                out.add_rows(slot, self.position, count, self.row_bytes);
+    fn emit(&mut self, mut count: usize, out: &mut Gathered, epoch: u64) {
+        while count > 0
+            && let Some(batch) = self.batches.front()
+        {
+            if self.slot.0 != epoch {
+                self.slot = (epoch, out.add_batch(batch.clone()));
             }
-            Some(order) => {
-                for at in &order[self.position..self.position + count] {
-                    let slot = slot(
-                        &mut self.slots,
-                        &self.batches,
-                        at.batch as usize,
-                        out,
-                        epoch,
-                    );
-                    out.add_rows(slot, at.row as usize, 1, self.row_bytes);
-                }
+            let row = self.position - self.batch_start;
+            let rows = count.min(batch.num_rows() - row);
+            let is_done = row + rows == batch.num_rows();
+            out.add_rows(self.slot.1, row, rows, self.row_bytes);
+            self.position += rows;
+            count -= rows;
+            if is_done && self.batches.len() > 1 {
+                self.batches.pop_front();
+                self.batch_start = self.position;
+                self.slot = (0, 0);
             }
         }
-        self.position += count;
+    }
+
+    #[inline]
+    fn head_at(&self, space: &K, keys: &K::Block, position: usize) -> Head {
+        let rank = match &self.ranks {
+            None => self.rank,
+            Some(ranks) => ranks[position],
+        };
+        Head::new(space.head(keys, position), !self.is_waiting, rank)
     }
 }
 
-fn slot(
-    slots: &mut [(u64, u32)],
-    batches: &[RecordBatch],
-    batch: usize,
-    out: &mut Gathered,
-    epoch: u64,
-) -> u32 {
-    let (known_epoch, known_slot) = &mut slots[batch];
-    if *known_epoch != epoch {
-        *known_epoch = epoch;
-        *known_slot = out.add_batch(batches[batch].clone());
+impl<K: KeySpace> Racer<K> for Cursor<'_, K> {
+    #[inline]
+    fn head(&self, space: &K) -> Head {
+        match &self.keys {
+            None => Head::END,
+            Some(keys) => self.head_at(space, keys, self.position),
+        }
     }
-    *known_slot
+
+    fn key(&self) -> Option<(&K::Block, usize)> {
+        self.keys.as_ref().map(|keys| (keys, self.position))
+    }
 }
 
 /// Merges the runs into `sink` and gives the number of rows. ORDER-KEPT is checked on what
@@ -269,7 +279,7 @@ pub(super) fn merge_runs<'a, K: KeySpace>(
             run.open(context, space)?;
         }
     }
-    let mut tree = LoserTree::new(runs.len(), |a, b| comes_first(space, &runs, a, b));
+    let mut race = Race::new(space, &runs);
     let mut out = Output {
         limits,
         rows: Gathered::default(),
@@ -278,34 +288,13 @@ pub(super) fn merge_runs<'a, K: KeySpace>(
         row_count: 0,
     };
     let (mut last_winner, mut streak) = (usize::MAX, 0);
-    loop {
-        let winner = tree.winner();
-        if runs[winner].keys.is_none() {
-            break;
-        }
-        if let (Source::Copyable(part), Some(last)) = (&runs[winner].source, &runs[winner].last) {
-            let part = *part;
-            let rival = tree.runner_up(winner, |a, b| comes_first(space, &runs, a, b));
-            let is_apart = rival.is_none_or(|rival| ends_before(space, last, winner, &runs, rival));
-            if is_apart && sink.takes_copy(context.parts[part].row_count) {
-                out.flush(context, space, sink)?;
-                if context.control.is_cancelled() {
-                    return Err(MergeError::Cancelled.into());
-                }
-                sink.copy(context, &context.parts[part])?;
-                out.row_count += context.parts[part].row_count;
-                out.last = runs[winner].last.take();
-                runs[winner].source = Source::Memory;
-                runs[winner].keys = None;
-                tree.replay(winner, |a, b| comes_first(space, &runs, a, b));
-                continue;
+    while let Some(winner) = race.winner() {
+        if runs[winner].is_closed() {
+            let rival = race.runner_up(space, &runs);
+            if !copy(context, space, &mut runs, winner, rival, &mut out, sink)? {
+                runs[winner].open(context, space)?;
             }
-            runs[winner].source = Source::UnopenedStream(part);
-            runs[winner].is_waiting = true;
-        }
-        if runs[winner].is_waiting {
-            runs[winner].open(context, space)?;
-            tree.replay(winner, |a, b| comes_first(space, &runs, a, b));
+            race.replay(space, &runs);
             continue;
         }
         streak = if last_winner == winner { streak + 1 } else { 0 };
@@ -314,8 +303,7 @@ pub(super) fn merge_runs<'a, K: KeySpace>(
         let count = if streak < 2 {
             1
         } else {
-            let rival = tree.runner_up(winner, |a, b| comes_first(space, &runs, a, b));
-            rows_before(space, &runs, winner, rival)
+            rows_before(space, &runs, winner, race.runner_up(space, &runs))
         };
         let run = &mut runs[winner];
         let count = count.min(out.room_rows(run.row_bytes));
@@ -323,7 +311,7 @@ pub(super) fn merge_runs<'a, K: KeySpace>(
         if run.position == run.end {
             run.advance(context, space)?;
         }
-        tree.replay(winner, |a, b| comes_first(space, &runs, a, b));
+        race.replay(space, &runs);
         if out.is_full() {
             out.flush(context, space, sink)?;
         }
@@ -332,39 +320,41 @@ pub(super) fn merge_runs<'a, K: KeySpace>(
     Ok(out.row_count)
 }
 
-/// Whether run `a` goes on before run `b`. A waiting run wins a tie, because what it hides
-/// may come first.
-#[inline]
-fn comes_first<K: KeySpace>(space: &K, runs: &[Cursor<'_, K>], a: usize, b: usize) -> bool {
-    let (one, two) = (&runs[a], &runs[b]);
-    match (&one.keys, &two.keys) {
-        (Some(one_keys), Some(two_keys)) => {
-            match space.compare(one_keys, one.position, two_keys, two.position) {
-                Ordering::Less => true,
-                Ordering::Greater => false,
-                Ordering::Equal => (!one.is_waiting, a) < (!two.is_waiting, b),
-            }
-        }
-        (one_keys, two_keys) => (one_keys.is_none(), a) < (two_keys.is_none(), b),
-    }
-}
-
-/// Whether a row group with this last key, run `own`, ends before the next row of `rival`.
-fn ends_before<K: KeySpace>(
+/// Copies the winner's row group, if it may be copied and ends before any other run goes on.
+/// Else it is made a stream.
+fn copy<'a, K: KeySpace>(
+    context: &Context<'a>,
     space: &K,
-    last: &K::Block,
-    own: usize,
-    runs: &[Cursor<'_, K>],
-    rival: usize,
-) -> bool {
-    let Some(keys) = &runs[rival].keys else {
-        return true;
+    runs: &mut [Cursor<'a, K>],
+    winner: usize,
+    rival: Option<(usize, Head)>,
+    out: &mut Output<K::Block>,
+    sink: &mut dyn Sink,
+) -> Result<bool, Stop> {
+    let (Source::Copyable(part), Some(last)) = (&runs[winner].source, &runs[winner].last) else {
+        return Ok(false);
     };
-    match space.compare(last, 0, keys, runs[rival].position) {
-        Ordering::Less => true,
-        Ordering::Equal => own < rival,
-        Ordering::Greater => false,
+    let part = *part;
+    let last_head = Head::new(space.head(last, 0), true, runs[winner].rank);
+    let is_apart = rival.is_none_or(|(rival, head)| {
+        let rival_key = runs[rival].key();
+        comes_before(space, (last_head, Some((last, 0))), (head, rival_key))
+    });
+    if !is_apart || !sink.takes_copy(context.parts[part].row_count) {
+        runs[winner].source = Source::UnopenedStream(part);
+        runs[winner].is_waiting = true;
+        return Ok(false);
     }
+    out.flush(context, space, sink)?;
+    if context.control.is_cancelled() {
+        return Err(MergeError::Cancelled.into());
+    }
+    sink.copy(context, &context.parts[part])?;
+    out.row_count += context.parts[part].row_count;
+    out.last = runs[winner].last.take();
+    runs[winner].source = Source::Memory;
+    runs[winner].keys = None;
+    Ok(true)
 }
 
 /// How many rows of `winner` come before the next one of `rival`: at least one.
@@ -372,27 +362,22 @@ fn rows_before<K: KeySpace>(
     space: &K,
     runs: &[Cursor<'_, K>],
     winner: usize,
-    rival: Option<usize>,
+    rival: Option<(usize, Head)>,
 ) -> usize {
     let run = &runs[winner];
     let left = run.end - run.position;
-    let rival = rival.map(|index| (index, &runs[index]));
-    let (Some(keys), Some((rival_index, rival))) = (&run.keys, rival) else {
+    let (Some(keys), Some((rival, rival_head))) = (&run.keys, rival) else {
         return left;
     };
-    let Some(rival_keys) = &rival.keys else {
-        return left;
-    };
-    let wins_ties = !rival.is_waiting && winner < rival_index;
-    let is_before = |offset: usize| match space.compare(
-        keys,
-        run.position + offset,
-        rival_keys,
-        rival.position,
-    ) {
-        Ordering::Less => true,
-        Ordering::Greater => false,
-        Ordering::Equal => wins_ties,
+    let rival_key = runs[rival].key();
+    let is_before = |offset: usize| {
+        let position = run.position + offset;
+        let head = run.head_at(space, keys, position);
+        comes_before(
+            space,
+            (head, Some((keys, position))),
+            (rival_head, rival_key),
+        )
     };
     // Gallop, then halve: rows up to `low` come before, the row at `high` does not.
     let (mut low, mut step) = (0, 1);

@@ -6,6 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use arrow::datatypes::DataType;
 use bytes::Bytes;
 use parquet::{
     arrow::{
@@ -73,7 +74,16 @@ pub(super) fn read_checked(
         Some(footer.schema().fields()),
     )?;
     let fitting = Arc::new(AtomicUsize::new(usize::MAX));
+    let shared = footer.parquet_schema().columns().iter().enumerate();
+    let shared = shared.map(|(leaf, _)| {
+        let root = footer.parquet_schema().get_column_root_idx(leaf);
+        matches!(
+            footer.schema().field(root).data_type(),
+            DataType::Utf8View | DataType::BinaryView | DataType::Dictionary(..)
+        )
+    });
     let source = Source {
+        shared: shared.collect(),
         bytes: Arc::new(bytes.clone()),
         metadata: Arc::clone(footer.metadata()),
         groups: wanted.groups.clone(),
@@ -109,6 +119,8 @@ struct Source {
     bytes: Arc<InputBytes>,
     metadata: Arc<ParquetMetaData>,
     groups: Vec<usize>,
+    /// For each column whether its rows share the texts of its dictionaries.
+    shared: Vec<bool>,
     limits: Limits,
 }
 
@@ -124,6 +136,7 @@ impl RowGroups for Source {
             metadata: Arc::clone(&self.metadata),
             groups: self.groups.clone().into_iter(),
             column,
+            is_shared: self.shared.get(column) == Some(&true),
             limits: self.limits.clone(),
         }))
     }
@@ -144,6 +157,7 @@ struct Chunks {
     metadata: Arc<ParquetMetaData>,
     groups: std::vec::IntoIter<usize>,
     column: usize,
+    is_shared: bool,
     limits: Limits,
 }
 
@@ -154,7 +168,8 @@ impl Iterator for Chunks {
         let group = self.metadata.row_group(self.groups.next()?);
         let chunk = group.column(self.column);
         let rows = usize::try_from(group.num_rows()).unwrap_or(0);
-        let pages = CheckedPages::new(&self.bytes, chunk, rows, self.limits.clone());
+        let limits = self.limits.clone();
+        let pages = CheckedPages::new(&self.bytes, chunk, rows, limits, self.is_shared);
         Some(pages.map(|pages| Box::new(pages) as Box<dyn PageReader>))
     }
 }
@@ -173,6 +188,7 @@ impl CheckedPages {
         chunk: &ColumnChunkMetaData,
         rows: usize,
         limits: Limits,
+        is_shared: bool,
     ) -> ParquetResult<Self> {
         Ok(Self {
             pages: SerializedPageReader::new(Arc::clone(bytes), chunk, rows, None)?,
@@ -181,6 +197,7 @@ impl CheckedPages {
                 limits,
                 values_left: u64::try_from(chunk.num_values()).unwrap_or(0),
                 longest_bytes: 0,
+                is_shared,
             },
         })
     }
@@ -198,7 +215,9 @@ pub(super) fn checked_pages(
         bytes: limit_bytes,
         fitting: Arc::default(),
     };
-    Ok(Box::new(CheckedPages::new(bytes, chunk, rows, limits)?))
+    Ok(Box::new(CheckedPages::new(
+        bytes, chunk, rows, limits, false,
+    )?))
 }
 
 impl Iterator for CheckedPages {
@@ -254,6 +273,8 @@ struct PageCheck {
     values_left: u64,
     /// The longest text of the dictionary.
     longest_bytes: u64,
+    /// Rows take no memory for texts of the dictionary.
+    is_shared: bool,
 }
 
 impl PageCheck {
@@ -343,6 +364,9 @@ impl PageCheck {
         values: impl FnOnce() -> Option<&'a [u8]>,
     ) -> ParquetResult<()> {
         let longest_bytes = match encoding {
+            Encoding::PLAIN_DICTIONARY | Encoding::RLE_DICTIONARY if self.is_shared => {
+                return Ok(());
+            }
             Encoding::PLAIN_DICTIONARY | Encoding::RLE_DICTIONARY => self.longest_bytes,
             Encoding::DELTA_LENGTH_BYTE_ARRAY | Encoding::DELTA_BYTE_ARRAY => {
                 if count.saturating_mul(LENGTHS_BYTES) > self.limits.bytes {

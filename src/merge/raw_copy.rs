@@ -16,15 +16,16 @@ use arrow::{
 };
 use parquet::{
     arrow::arrow_reader::ArrowReaderMetadata,
+    basic::Compression as ParquetCompression,
     file::metadata::{ColumnChunkMetaData, RowGroupMetaData},
 };
 
 use super::{
     MergeError, MergeOptions, SortColumn, bounds,
-    decode::scan_groups,
     footers::{self, GroupKeys},
     inputs::Input,
     keys::ordered_integers,
+    scan::scan_groups,
     schema::UnitedSchema,
     strategy::InputSummary,
     writer::{has_bloom_filter, parquet_compression},
@@ -306,6 +307,7 @@ fn has_shape(rules: &Rules<'_>, input: &Input, group: usize) -> Result<bool, Mer
         .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
     let group = footer.metadata().row_group(group);
     let rows = u64::try_from(group.num_rows()).unwrap_or(0);
+    let is_by_us = footers::is_by_us(&footer);
     // The level of zstd is not in the file.
     let is_compressed_so = |chunk: &ColumnChunkMetaData| {
         let column = chunk.column_path().parts().first();
@@ -314,6 +316,8 @@ fn has_shape(rules: &Rules<'_>, input: &Input, group: usize) -> Result<bool, Mer
             .compression_of(column.map_or("", String::as_str));
         parquet_compression(wanted).is_ok_and(|wanted| {
             std::mem::discriminant(&chunk.compression()) == std::mem::discriminant(&wanted)
+                // So we store what compression would hardly make smaller.
+                || is_by_us && chunk.compression() == ParquetCompression::UNCOMPRESSED
         })
     };
     let is_filtered_so = |chunk: &ColumnChunkMetaData| {

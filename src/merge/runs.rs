@@ -1,57 +1,73 @@
 //! Sorted runs from inputs: streamed, sorted in memory, or sorted in pieces through scratch.
 
-use std::ops::Range;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 
 use super::{
     MergeError,
+    ahead::Ahead,
     context::{Context, Stop},
     keys::KeySpace,
+    load::{SortedColumns, SortedRows},
     order::{Cursor, Source, merge_runs},
+    race::Rank,
     spill::{SpillWriter, SpilledRun},
-    strategy::{Mode, Run},
+    strategy::{Mode, Plan, Run},
 };
 
 /// Runs of a merge, and how many were written to scratch on the way.
 pub(super) struct Runs<'a, K: KeySpace> {
     pub(super) cursors: Vec<Cursor<'a, K>>,
     pub(super) spilled_run_count: u64,
+    /// Loads the runs that are sorted in memory.
+    pub(super) ahead: Arc<Ahead<K>>,
 }
 
 /// Makes the planned runs, in the order of inputs. Only what goes through scratch is decoded here.
 pub(super) fn make_runs<'a, K: KeySpace>(
     context: &Context<'a>,
     space: &K,
-    plan: &[Run],
+    plan: &Plan,
 ) -> Result<Runs<'a, K>, Stop> {
-    let spill_groups = plan.iter().filter(|run| run.mode == Mode::Spill).count();
+    let spill_groups = plan.count(Mode::Spill);
     let runs_per_group_max = (context.shares.fan_in() / spill_groups.max(1)).max(2);
+    let mut in_memory: Vec<&Run> = plan.runs.iter().collect();
+    in_memory.retain(|run| run.mode == Mode::Memory);
+    in_memory.sort_by_key(|run| run.first_key);
+    let in_memory = in_memory.into_iter().map(|run| run.inputs.clone());
     let mut made = Runs {
         cursors: Vec::new(),
         spilled_run_count: 0,
+        ahead: Arc::new(Ahead::new(in_memory.collect(), plan.early_max)),
     };
-    for run in plan {
+    for run in &plan.runs {
         let bound = run.first_key.and_then(|key| space.bound(key));
-        let inputs = run.inputs.clone();
+        let Some(&first) = run.inputs.first() else {
+            continue;
+        };
+        let rank = Rank::of_part(first);
         match run.mode {
-            Mode::Stream => made
-                .cursors
-                .push(Cursor::waiting(Source::UnopenedStream(inputs.start), bound)),
+            Mode::Stream => {
+                let source = Source::UnopenedStream(first);
+                made.cursors.push(Cursor::waiting(source, bound, rank));
+            }
             Mode::Copy => {
                 // A copyable row group has an integer key, so its bound is exact.
-                let copy = context.parts[inputs.start].copy.as_ref();
+                let copy = context.parts[first].copy.as_ref();
                 let last = copy.and_then(|copy| space.bound(copy.last));
                 made.cursors.push(match (bound, last) {
-                    (Some(first), Some(last)) => Cursor::copyable(inputs.start, first, last),
-                    _ => Cursor::waiting(Source::UnopenedStream(inputs.start), None),
+                    (Some(bound), Some(last)) => Cursor::copyable(first, bound, last),
+                    _ => Cursor::waiting(Source::UnopenedStream(first), None, rank),
                 });
             }
-            Mode::Memory => made
-                .cursors
-                .push(Cursor::waiting(Source::UnopenedInputs(inputs), bound)),
+            Mode::Memory => {
+                let ahead = Arc::clone(&made.ahead);
+                let source = Source::UnopenedInputs(run.inputs.clone(), ahead);
+                made.cursors.push(Cursor::waiting(source, bound, rank));
+            }
             Mode::Spill => {
-                let group = spill(context, space, inputs, plan.len() == 1)?;
+                let group = spill(context, space, &run.inputs, plan.runs.len() == 1)?;
                 made.spilled_run_count += group.written_count;
                 let mut runs = group.spilled;
                 while runs.len() > runs_per_group_max {
@@ -63,10 +79,10 @@ pub(super) fn make_runs<'a, K: KeySpace>(
                         made.spilled_run_count,
                     )?;
                 }
-                made.cursors.extend(
-                    runs.into_iter()
-                        .map(|run| Cursor::waiting(Source::UnopenedSpill(run), None)),
-                );
+                made.cursors
+                    .extend(runs.into_iter().map(|(run, rank)| {
+                        Cursor::waiting(Source::UnopenedSpill(run), None, rank)
+                    }));
                 made.cursors.extend(group.in_memory);
             }
         }
@@ -74,48 +90,22 @@ pub(super) fn make_runs<'a, K: KeySpace>(
     Ok(made)
 }
 
-/// Decodes and sorts inputs as a whole.
-pub(super) fn load_sorted<'a, K: KeySpace>(
-    context: &Context<'a>,
-    space: &K,
-    inputs: Range<usize>,
-) -> Result<Cursor<'a, K>, Stop> {
-    let mut pile = Pile::new();
-    for index in inputs.clone() {
-        if context.parts[index].row_count == 0 {
-            continue;
-        }
-        let mut decoder = context.decoder(index, context.shares.load_batch_bytes)?;
-        while let Some((batch, bytes)) = decoder.next()? {
-            pile.push(context, space, batch, bytes)?;
-            if pile.size_bytes > context.shares.runs_bytes {
-                return Err(Stop::Misled {
-                    inputs,
-                    too_large: true,
-                });
-            }
-        }
-    }
-    Ok(pile.sort(space))
-}
-
 /// Rows that are in memory and not sorted yet.
 struct Pile<K: KeySpace> {
-    batches: Vec<RecordBatch>,
+    /// For each united column its arrays, one for each batch.
+    columns: Vec<Vec<ArrayRef>>,
     blocks: Vec<K::Block>,
     row_count: u64,
     size_bytes: u64,
-    decoded_bytes: u64,
 }
 
 impl<K: KeySpace> Pile<K> {
     fn new() -> Self {
         Self {
-            batches: Vec::new(),
+            columns: Vec::new(),
             blocks: Vec::new(),
             row_count: 0,
             size_bytes: 0,
-            decoded_bytes: 0,
         }
     }
 
@@ -123,28 +113,41 @@ impl<K: KeySpace> Pile<K> {
         &mut self,
         context: &Context<'_>,
         space: &K,
-        batch: RecordBatch,
+        batch: &RecordBatch,
         bytes: u64,
     ) -> Result<(), MergeError> {
-        let keys = context.encode(space, &batch)?;
+        let keys = context.encode(space, batch)?;
         self.row_count += batch.num_rows() as u64;
-        self.decoded_bytes += bytes;
         self.size_bytes += bytes + space.size_bytes(&keys);
-        self.batches.push(batch);
+        self.columns.resize_with(batch.num_columns(), Vec::new);
+        for (column, array) in self.columns.iter_mut().zip(batch.columns()) {
+            column.push(ArrayRef::clone(array));
+        }
         self.blocks.push(keys);
         Ok(())
     }
 
-    fn sort<'a>(self, space: &K) -> Cursor<'a, K> {
-        let row_bytes = self.decoded_bytes / self.row_count.max(1);
+    fn sort<'a>(self, context: &Context<'a>, space: &K, rank: Rank) -> Result<Cursor<'a, K>, Stop> {
         let (keys, order) = space.sort(self.blocks);
-        Cursor::sorted(space, self.batches, keys, order, row_bytes)
+        let row_bytes = self.size_bytes / self.row_count.max(1);
+        let mut sorted = SortedColumns::new(context, &order, row_bytes);
+        for (index, chunks) in self.columns.into_iter().enumerate() {
+            sorted.add(index, &chunks)?;
+        }
+        let rows = SortedRows {
+            keys,
+            rank,
+            ranks: None,
+            row_bytes: sorted.row_bytes(),
+            batches: sorted.finish()?,
+        };
+        Ok(Cursor::sorted(space, rows))
     }
 }
 
 /// What became of inputs that were to go through scratch.
 struct SpilledGroup<'a, K: KeySpace> {
-    spilled: Vec<SpilledRun>,
+    spilled: Vec<(SpilledRun, Rank)>,
     written_count: u64,
     /// The last rows, when they may stay.
     in_memory: Option<Cursor<'a, K>>,
@@ -155,7 +158,7 @@ struct SpilledGroup<'a, K: KeySpace> {
 fn spill<'a, K: KeySpace>(
     context: &Context<'a>,
     space: &K,
-    inputs: Range<usize>,
+    inputs: &[usize],
     is_alone: bool,
 ) -> Result<SpilledGroup<'a, K>, Stop> {
     let mut group = SpilledGroup {
@@ -163,8 +166,9 @@ fn spill<'a, K: KeySpace>(
         written_count: 0,
         in_memory: None,
     };
+    let first = Rank::of_part(inputs.first().copied().unwrap_or(0));
     let mut pile = Pile::new();
-    for index in inputs {
+    for &index in inputs {
         if context.parts[index].row_count == 0 {
             continue;
         }
@@ -175,22 +179,27 @@ fn spill<'a, K: KeySpace>(
             .saturating_sub(2 * decoder.pages_bytes())
             .clamp(runs_bytes / 4, runs_bytes);
         while let Some((batch, bytes)) = decoder.next()? {
-            pile.push(context, space, batch, bytes)?;
+            pile.push(context, space, &batch, bytes)?;
             if pile.size_bytes > limit_bytes {
                 let full = std::mem::replace(&mut pile, Pile::new());
+                let rank = first.piece(group.spilled.len());
+                let full = full.sort(context, space, rank)?;
                 group
                     .spilled
-                    .push(write_run(context, space, vec![full.sort(space)])?);
+                    .push((write_run(context, space, vec![full])?, rank));
                 group.written_count += 1;
             }
         }
     }
     if pile.row_count > 0 {
-        let rest = pile.sort(space);
+        let rank = first.piece(group.spilled.len());
+        let rest = pile.sort(context, space, rank)?;
         if group.spilled.is_empty() && is_alone {
             group.in_memory = Some(rest);
         } else {
-            group.spilled.push(write_run(context, space, vec![rest])?);
+            group
+                .spilled
+                .push((write_run(context, space, vec![rest])?, rank));
             group.written_count += 1;
         }
     }
@@ -202,10 +211,10 @@ fn spill<'a, K: KeySpace>(
 fn merge_spilled<K: KeySpace>(
     context: &Context<'_>,
     space: &K,
-    runs: Vec<SpilledRun>,
+    runs: Vec<(SpilledRun, Rank)>,
     wanted_count: usize,
     mut written_count: u64,
-) -> Result<(Vec<SpilledRun>, u64), Stop> {
+) -> Result<(Vec<(SpilledRun, Rank)>, u64), Stop> {
     let fan_in = context.shares.fan_in();
     let mut merged = Vec::with_capacity(runs.len().div_ceil(fan_in));
     let excess = runs.len() - wanted_count + 1;
@@ -215,12 +224,18 @@ fn merge_spilled<K: KeySpace>(
         let neighbours: Vec<_> = runs
             .by_ref()
             .take(if is_last { excess } else { fan_in })
-            .map(|run| Cursor::waiting(Source::UnopenedSpill(run), None))
+            .map(|(run, rank)| {
+                (
+                    Cursor::waiting(Source::UnopenedSpill(run), None, rank),
+                    rank,
+                )
+            })
             .collect();
-        if neighbours.is_empty() {
+        let Some(rank) = neighbours.first().map(|(_, rank)| *rank) else {
             return Ok((merged, written_count));
-        }
-        merged.push(write_run(context, space, neighbours)?);
+        };
+        let neighbours = neighbours.into_iter().map(|(run, _)| run).collect();
+        merged.push((write_run(context, space, neighbours)?, rank));
         written_count += 1;
         if is_last {
             merged.extend(runs);
@@ -236,7 +251,7 @@ fn write_run<'a, K: KeySpace>(
 ) -> Result<SpilledRun, Stop> {
     let mut writer = SpillWriter::create(
         &context.request.scratch,
-        &context.united.schema,
+        &context.work.schema,
         context.shares.spill_batch_bytes,
     )?;
     merge_runs(

@@ -5,11 +5,12 @@ use std::{
     io::{BufReader, BufWriter, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use arrow::{
-    array::RecordBatch,
-    datatypes::SchemaRef,
+    array::{Array, ArrayRef, AsArray, RecordBatch},
+    datatypes::{DataType, SchemaRef},
     ipc::{
         CompressionType,
         reader::StreamReader,
@@ -116,7 +117,9 @@ impl SpillWriter {
 
 impl Sink for SpillWriter {
     fn write(&mut self, rows: Gathered) -> Result<(), MergeError> {
-        let columns = (0..self.schema.fields().len()).map(|index| rows.column(index));
+        // Without the pages that views look into.
+        let columns =
+            (0..self.schema.fields().len()).map(|index| rows.column(index).map(without_pages));
         columns
             .collect::<Result<Vec<_>, _>>()
             .and_then(|columns| {
@@ -168,6 +171,14 @@ impl SpillReader {
             .next()
             .transpose()
             .map_err(|e| scratch_error(&self.run.file, &e))
+    }
+}
+
+fn without_pages(column: ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+        DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+        _ => column,
     }
 }
 

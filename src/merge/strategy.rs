@@ -1,8 +1,6 @@
 //! Which inputs are streamed, sorted in memory or sorted through scratch. Pure: decided from
 //! footers, tested without files.
 
-use std::ops::Range;
-
 /// What is known of an input before it is decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InputSummary {
@@ -42,32 +40,68 @@ pub(super) enum Mode {
     Spill,
 }
 
-/// Consecutive inputs that are handled together.
+/// Inputs that are handled together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Run {
-    pub(super) inputs: Range<usize>,
+    /// In the order of inputs.
+    pub(super) inputs: Vec<usize>,
     pub(super) mode: Mode,
     /// No row comes before this key; unknown means it may come first.
     pub(super) first_key: Option<i64>,
 }
 
-/// Inputs with fewer rows are sorted together with their neighbours.
-const SMALL_RUN_ROWS: u64 = 8192;
+/// How all inputs are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) runs: Vec<Run>,
+    /// Runs that may be in memory before their turn comes.
+    pub(super) early_max: usize,
+}
+
+impl Plan {
+    /// How many runs are read so.
+    pub(super) fn count(&self, mode: Mode) -> usize {
+        self.runs.iter().filter(|run| run.mode == mode).count()
+    }
+}
+
+/// Runs that are sorted in memory before their turn comes, at most.
+const EARLY_MAX: usize = 3;
+/// Inputs with fewer rows are sorted together with their neighbours in time.
+const SMALL_RUN_ROWS: u64 = 16_384;
+/// No more of them together.
+const SMALL_RUN_FILES: usize = 64;
 /// Streaming a file pays from this many rows.
 const STREAM_ROWS_MIN: u64 = 16_384;
 /// With more groups of spilled inputs between streamed ones, their runs would need too many files.
 const SPILLED_GROUP_COUNT_MAX: usize = 8;
 
-/// Decides how each input is read. Runs keep the order of inputs, on which ties depend.
+/// Decides how each input is read. Of equal rows, those of earlier inputs come first, however
+/// inputs are put together.
 ///
 /// Runs are opened when the merge reaches their first key, so only those that overlap count
 /// against the limits. What does not fit goes through scratch: first what must be sorted,
 /// then everything.
-pub(super) fn choose_strategy(inputs: &[InputSummary], limits: Limits) -> Vec<Run> {
+pub(super) fn choose_strategy(inputs: &[InputSummary], limits: Limits) -> Plan {
     let lazy = plan(inputs, limits, Mode::Memory);
-    if fits(&lazy, inputs, limits) {
-        return lazy;
+    if let Some(peak_bytes) = peak_bytes(&lazy, inputs, limits) {
+        // A quarter stays free: what runs take is estimated.
+        let left_bytes = (limits.runs_bytes / 4 * 3).saturating_sub(peak_bytes);
+        let sorted = lazy.iter().filter(|run| run.mode == Mode::Memory);
+        let largest_bytes = sorted.map(|run| run_bytes(run, inputs)).max().unwrap_or(0);
+        let early = usize::try_from(left_bytes / largest_bytes.max(1)).unwrap_or(usize::MAX);
+        return Plan {
+            runs: lazy,
+            early_max: early.min(EARLY_MAX),
+        };
     }
+    Plan {
+        runs: with_scratch(inputs, limits),
+        early_max: 0,
+    }
+}
+
+fn with_scratch(inputs: &[InputSummary], limits: Limits) -> Vec<Run> {
     let spilled = plan(inputs, limits, Mode::Spill);
     let streams: Vec<Run> = spilled
         .iter()
@@ -78,11 +112,13 @@ pub(super) fn choose_strategy(inputs: &[InputSummary], limits: Limits) -> Vec<Ru
         runs_bytes: limits.runs_bytes / 2,
         open_files: limits.open_files / 2,
     };
-    if fits(&streams, inputs, half) && spilled.len() - streams.len() <= SPILLED_GROUP_COUNT_MAX {
+    if peak_bytes(&streams, inputs, half).is_some()
+        && spilled.len() - streams.len() <= SPILLED_GROUP_COUNT_MAX
+    {
         return spilled;
     }
     vec![Run {
-        inputs: 0..inputs.len(),
+        inputs: (0..inputs.len()).collect(),
         mode: Mode::Spill,
         first_key: None,
     }]
@@ -90,8 +126,9 @@ pub(super) fn choose_strategy(inputs: &[InputSummary], limits: Limits) -> Vec<Ru
 
 fn plan(inputs: &[InputSummary], limits: Limits, unsorted: Mode) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    // Rows and bytes of the last run, while neighbours may still join it.
-    let mut open: Option<(u64, u64)> = None;
+    let mut small: Vec<usize> = Vec::new();
+    // Whether inputs may still join the last run.
+    let mut is_open = false;
     for (index, input) in inputs.iter().enumerate() {
         if input.row_count == 0 {
             continue;
@@ -106,63 +143,98 @@ fn plan(inputs: &[InputSummary], limits: Limits, unsorted: Mode) -> Vec<Run> {
         } else {
             unsorted
         };
-        let streams = mode != unsorted;
-        let joins = !streams
-            && match open {
-                None => false,
-                Some(_) if unsorted == Mode::Spill => true,
-                Some((rows, bytes)) => {
-                    rows + input.row_count <= SMALL_RUN_ROWS
-                        && bytes.saturating_add(input.decoded_bytes) <= limits.runs_bytes / 8
-                }
-            };
-        if joins && let Some(run) = runs.last_mut() {
-            run.inputs.end = index + 1;
-            run.first_key = run
-                .first_key
-                .zip(input.key_range)
-                .map(|(known, (first, _))| known.min(first));
-            open = open.map(|(rows, bytes)| {
-                (
-                    rows + input.row_count,
-                    bytes.saturating_add(input.decoded_bytes),
-                )
-            });
-        } else {
-            runs.push(Run {
-                inputs: index..index + 1,
-                mode,
-                first_key: input.key_range.map(|(first, _)| first),
-            });
-            open = (!streams).then_some((input.row_count, input.decoded_bytes));
+        if mode == Mode::Memory && input.row_count < SMALL_RUN_ROWS {
+            small.push(index);
+            continue;
         }
+        // Pieces of spilled inputs are in the order of inputs: no stream may come between.
+        if mode == Mode::Spill
+            && is_open
+            && let Some(run) = runs.last_mut()
+        {
+            run.inputs.push(index);
+            run.first_key = earlier(run.first_key, input);
+            continue;
+        }
+        is_open = mode == Mode::Spill;
+        runs.push(Run {
+            inputs: vec![index],
+            mode,
+            first_key: input.key_range.map(|(first, _)| first),
+        });
+    }
+    runs.extend(group_small(inputs, small, limits));
+    runs
+}
+
+/// Puts small inputs together with their neighbours in time.
+fn group_small(inputs: &[InputSummary], mut small: Vec<usize>, limits: Limits) -> Vec<Run> {
+    small.sort_by_key(|index| (inputs[*index].key_range, *index));
+    let mut runs: Vec<Run> = Vec::new();
+    let (mut rows, mut bytes) = (0, 0_u64);
+    for index in small {
+        let input = &inputs[index];
+        rows += input.row_count;
+        bytes = bytes.saturating_add(input.decoded_bytes);
+        match runs.last_mut() {
+            // Unknown ranges stand first, and do not hold the known ones up.
+            Some(run)
+                if rows <= SMALL_RUN_ROWS
+                    && run.inputs.len() < SMALL_RUN_FILES
+                    && bytes <= limits.runs_bytes / 8
+                    && run.first_key.is_some() == input.key_range.is_some() =>
+            {
+                run.inputs.push(index);
+                run.first_key = earlier(run.first_key, input);
+            }
+            _ => {
+                (rows, bytes) = (input.row_count, input.decoded_bytes);
+                runs.push(Run {
+                    inputs: vec![index],
+                    mode: Mode::Memory,
+                    first_key: input.key_range.map(|(first, _)| first),
+                });
+            }
+        }
+    }
+    for run in &mut runs {
+        run.inputs.sort_unstable();
     }
     runs
 }
 
-/// Whether the runs that are open at one moment fit, for every moment.
-fn fits(runs: &[Run], inputs: &[InputSummary], limits: Limits) -> bool {
+fn earlier(known: Option<i64>, input: &InputSummary) -> Option<i64> {
+    let (known, (first, _)) = known.zip(input.key_range)?;
+    Some(known.min(first))
+}
+
+/// Bytes of a run while it is open.
+fn run_bytes(run: &Run, inputs: &[InputSummary]) -> u64 {
+    let is_stream = matches!(run.mode, Mode::Stream | Mode::Copy);
+    let members = run.inputs.iter().map(|index| &inputs[*index]);
+    let bytes = members.map(|input| {
+        if is_stream {
+            input.stream_bytes
+        } else {
+            input.decoded_bytes
+        }
+    });
+    bytes.fold(0, u64::saturating_add)
+}
+
+/// Bytes of the runs that are open together, at the worst moment; `None` when that does not fit.
+fn peak_bytes(runs: &[Run], inputs: &[InputSummary], limits: Limits) -> Option<u64> {
     // Changes of (bytes, files) along the keys; what opens at a key does so before others close there.
     let mut changes: Vec<(i64, bool, u64, usize)> = Vec::with_capacity(runs.len() * 2);
     for run in runs {
-        let members = &inputs[run.inputs.clone()];
         let is_stream = matches!(run.mode, Mode::Stream | Mode::Copy);
-        let bytes = members
-            .iter()
-            .map(|input| {
-                if is_stream {
-                    input.stream_bytes
-                } else {
-                    input.decoded_bytes
-                }
-            })
-            .fold(0, u64::saturating_add);
+        let bytes = run_bytes(run, inputs);
         if !is_stream && bytes > limits.runs_bytes / 2 {
-            return false;
+            return None;
         }
         let files = usize::from(is_stream);
+        let members = run.inputs.iter().map(|index| &inputs[*index]);
         let last = members
-            .iter()
             .filter(|input| input.row_count > 0)
             .map(|input| input.key_range.map(|(_, last)| last))
             .try_fold(i64::MIN, |latest, last| Some(latest.max(last?)));
@@ -170,7 +242,7 @@ fn fits(runs: &[Run], inputs: &[InputSummary], limits: Limits) -> bool {
         changes.push((last.unwrap_or(i64::MAX), true, bytes, files));
     }
     changes.sort_unstable();
-    let (mut open_bytes, mut open_files) = (0_u64, 0);
+    let (mut open_bytes, mut open_files, mut peak) = (0_u64, 0, 0);
     for (_, closes, bytes, files) in changes {
         if closes {
             open_bytes = open_bytes.saturating_sub(bytes);
@@ -179,11 +251,12 @@ fn fits(runs: &[Run], inputs: &[InputSummary], limits: Limits) -> bool {
             open_bytes = open_bytes.saturating_add(bytes);
             open_files += files;
             if open_bytes > limits.runs_bytes || open_files > limits.open_files {
-                return false;
+                return None;
             }
+            peak = peak.max(open_bytes);
         }
     }
-    true
+    Some(peak)
 }
 
 #[cfg(test)]
@@ -215,8 +288,9 @@ mod tests {
         }
     }
 
-    fn modes(inputs: &[InputSummary]) -> Vec<(Range<usize>, Mode)> {
+    fn modes(inputs: &[InputSummary]) -> Vec<(Vec<usize>, Mode)> {
         choose_strategy(inputs, LIMITS)
+            .runs
             .into_iter()
             .map(|run| (run.inputs, run.mode))
             .collect()
@@ -225,7 +299,7 @@ mod tests {
     #[test]
     fn inputs_that_follow_one_another_are_sorted_in_memory_one_by_one() {
         let inputs: Vec<_> = (0..100).map(|i| small(i * 10, i * 10 + 9)).collect();
-        let runs = choose_strategy(&inputs, LIMITS);
+        let runs = choose_strategy(&inputs, LIMITS).runs;
         assert_eq!(runs.len(), 100);
         assert!(runs.iter().all(|run| run.mode == Mode::Memory));
         assert_eq!(runs[7].first_key, Some(70));
@@ -234,7 +308,7 @@ mod tests {
     #[test]
     fn unsorted_inputs_that_overlap_too_much_go_through_scratch_together() {
         let inputs: Vec<_> = (0..100).map(|i| small(i, i + 50)).collect();
-        assert_eq!(modes(&inputs), [(0..100, Mode::Spill)]);
+        assert_eq!(modes(&inputs), [((0..100).collect(), Mode::Spill)]);
     }
 
     #[test]
@@ -249,9 +323,9 @@ mod tests {
         assert_eq!(
             modes(&inputs),
             [
-                (0..3, Mode::Spill),
-                (3..4, Mode::Stream),
-                (4..5, Mode::Spill)
+                (vec![0, 1, 2], Mode::Spill),
+                (vec![3], Mode::Stream),
+                (vec![4], Mode::Spill)
             ]
         );
     }
@@ -259,7 +333,7 @@ mod tests {
     #[test]
     fn more_overlapping_streams_than_files_may_be_open_go_through_scratch() {
         let inputs: Vec<_> = (0..5).map(|_| sorted(0, 9)).collect();
-        assert_eq!(modes(&inputs), [(0..5, Mode::Spill)]);
+        assert_eq!(modes(&inputs), [((0..5).collect(), Mode::Spill)]);
         let inputs: Vec<_> = (0..50).map(|i| sorted(i * 10, i * 10 + 9)).collect();
         assert!(modes(&inputs).iter().all(|(_, mode)| *mode == Mode::Stream));
     }
@@ -274,31 +348,35 @@ mod tests {
         assert_eq!(
             modes(&inputs),
             [
-                (0..1, Mode::Memory),
-                (1..2, Mode::Copy),
-                (2..3, Mode::Memory)
+                (vec![1], Mode::Copy),
+                (vec![0], Mode::Memory),
+                (vec![2], Mode::Memory)
             ]
         );
         let inputs: Vec<_> = (0..5).map(|_| copyable(0, 9)).collect();
-        assert_eq!(modes(&inputs), [(0..5, Mode::Spill)]);
+        assert_eq!(modes(&inputs), [((0..5).collect(), Mode::Spill)]);
     }
 
     #[test]
-    fn small_neighbours_share_a_run_and_its_first_key() {
+    fn small_neighbours_in_time_share_a_run_and_its_first_key() {
         let tiny = |first| InputSummary {
             row_count: 500,
             decoded_bytes: 10,
             ..small(first, first + 5)
         };
         let inputs: Vec<_> = (0..20).map(|i| tiny(100 - i)).collect();
-        let runs = choose_strategy(&inputs, LIMITS);
-        assert_eq!(
-            runs.iter()
-                .map(|run| run.inputs.clone())
-                .collect::<Vec<_>>(),
-            [0..12, 12..20]
-        );
-        assert_eq!(runs[0].first_key, Some(89));
+        let runs = choose_strategy(&inputs, LIMITS).runs;
+        let members: Vec<_> = runs.iter().map(|run| run.inputs.clone()).collect();
+        assert_eq!(members, [(8..20).collect::<Vec<_>>(), (0..8).collect()]);
+        assert_eq!(runs[1].first_key, Some(93));
+        // What has no known range is no neighbour of what has one.
+        let unknown = InputSummary {
+            key_range: None,
+            ..tiny(0)
+        };
+        let runs = choose_strategy(&[tiny(1), unknown, tiny(2)], LIMITS).runs;
+        assert_eq!(runs.len(), 2);
+        assert_eq!((&runs[0].inputs[..], runs[0].first_key), (&[1][..], None));
     }
 
     #[test]
@@ -308,7 +386,20 @@ mod tests {
             ..small(0, 0)
         };
         let inputs = vec![unknown; 4];
-        assert_eq!(modes(&inputs), [(0..4, Mode::Spill)]);
+        assert_eq!(modes(&inputs), [((0..4).collect(), Mode::Spill)]);
+    }
+
+    #[test]
+    fn runs_are_sorted_early_where_memory_is_left() {
+        let early = |bytes, overlap| {
+            let input = |i: i64| InputSummary {
+                decoded_bytes: bytes,
+                ..small(i * 10, i * 10 + overlap)
+            };
+            let inputs: Vec<_> = (0..20).map(input).collect();
+            choose_strategy(&inputs, LIMITS).early_max
+        };
+        assert_eq!([early(100, 9), early(300, 9), early(300, 15)], [3, 1, 0]);
     }
 
     #[test]
@@ -317,8 +408,9 @@ mod tests {
             row_count: 0,
             ..small(0, 9)
         };
-        assert!(choose_strategy(std::slice::from_ref(&empty), LIMITS).is_empty());
-        assert_eq!(modes(&[empty, small(0, 9)]), [(1..2, Mode::Memory)]);
+        let plan = choose_strategy(std::slice::from_ref(&empty), LIMITS);
+        assert!(plan.runs.is_empty());
+        assert_eq!(modes(&[empty, small(0, 9)]), [(vec![1], Mode::Memory)]);
     }
 
     #[test]
@@ -327,6 +419,6 @@ mod tests {
             decoded_bytes: 600,
             ..small(0, 9)
         };
-        assert_eq!(modes(&[large]), [(0..1, Mode::Spill)]);
+        assert_eq!(modes(&[large]), [(vec![0], Mode::Spill)]);
     }
 }

@@ -24,12 +24,14 @@ use super::{
     chunks::{ChunkSource, CopyError, copy_chunk},
     context::{Context, Shares},
     dedup,
-    encode::{Encoder, Helper, Job, State, Work},
+    encode::{ColumnChunk, Encoder, Helper, Job, State, Work},
+    flat::{self, FlatColumn},
     gather::Gathered,
     order::Sink,
     raw_copy::{Part, rows_min},
     schema::{UnitedSchema, VERSION_KEY},
     spill::RemovedOnDrop,
+    texts::WorkSchema,
 };
 
 /// A dictionary of numbers that grows beyond this does not pay: about 16,000 values.
@@ -52,7 +54,8 @@ pub(super) struct OutputWriter<'a> {
     control: &'a MergeControl,
     file: RemovedOnDrop,
     writer: SerializedFileWriter<BufWriter<File>>,
-    factory: ArrowRowGroupWriterFactory,
+    /// Set when columns need writers of `parquet`.
+    factory: Option<ArrowRowGroupWriterFactory>,
     helper: Helper,
     row_group_rows: usize,
     row_group_bytes: u64,
@@ -77,6 +80,7 @@ impl<'a> OutputWriter<'a> {
     pub(super) fn create(
         path: &Path,
         united: &UnitedSchema,
+        work: &WorkSchema,
         options: &MergeOptions,
         shares: &Shares,
         control: &'a MergeControl,
@@ -89,16 +93,16 @@ impl<'a> OutputWriter<'a> {
             Arc::new(properties),
         )
         .map_err(|e| encode_error(path, &e))?;
-        let factory = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(&united.schema));
-        let helper = Helper::start(
-            Encoder::new(&united.schema, &options.bounds_of),
-            options.thread_count,
-        );
+        let factory = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(&work.schema));
+        let flat = flat_columns(united, work, options, writer.properties(), shares);
+        let encoder = Encoder::new(&work.schema, &options.bounds_of, flat);
+        let needs_writers = encoder.needs_writers();
+        let helper = Helper::start(encoder, options.thread_count);
         Ok(Self {
             control,
             file,
             writer,
-            factory,
+            factory: needs_writers.then_some(factory),
             helper,
             row_group_rows: options.row_group_rows.max(1),
             row_group_bytes: shares.row_group_bytes,
@@ -146,10 +150,11 @@ impl<'a> OutputWriter<'a> {
         start: usize,
         count: usize,
     ) -> Result<(), MergeError> {
-        if self.rows_in_group == 0 {
+        if self.rows_in_group == 0
+            && let Some(factory) = &self.factory
+        {
             let group = self.writer.flushed_row_groups().len();
-            let writers = self
-                .factory
+            let writers = factory
                 .create_column_writers(group)
                 .map_err(|e| encode_error(self.file.path(), &e))?;
             self.helper.encoder.start_row_group(writers);
@@ -185,9 +190,17 @@ impl<'a> OutputWriter<'a> {
             .next_row_group()
             .map_err(|e| encode_error(path, &e))?;
         for chunk in self.helper.encoder.take_chunks() {
-            chunk
-                .append_to_row_group(&mut group)
-                .map_err(|e| encode_error(path, &e))?;
+            match chunk {
+                ColumnChunk::Arrow(chunk) => chunk
+                    .append_to_row_group(&mut group)
+                    .map_err(|e| encode_error(path, &e))?,
+                ColumnChunk::Flat(column, chunk) => {
+                    group
+                        .append_column(chunk.as_ref(), chunk.close.clone())
+                        .map_err(|e| encode_error(path, &e))?;
+                    self.helper.encoder.give_memory(column, chunk.recycle());
+                }
+            }
         }
         group.close().map_err(|e| encode_error(path, &e))?;
         self.row_count += self.rows_in_group as u64;
@@ -294,7 +307,56 @@ pub(super) fn has_bloom_filter(leaf: &ColumnDescriptor, options: &MergeOptions) 
         && leaf.physical_type() != PhysicalType::BOOLEAN
 }
 
-fn properties(
+/// Our own writers for the columns that they can write.
+fn flat_columns(
+    united: &UnitedSchema,
+    work: &WorkSchema,
+    options: &MergeOptions,
+    properties: &WriterProperties,
+    shares: &Shares,
+) -> Vec<Option<FlatColumn>> {
+    let limits = flat::Limits::new(
+        column_bytes(united, shares.row_group_bytes),
+        options.row_group_rows,
+        usize::try_from(shares.row_group_bytes / 4).unwrap_or(usize::MAX),
+    );
+    let first_key = options.order_by.first().map(|column| column.name.as_str());
+    united
+        .schema
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(index, field)| {
+            let descr = united
+                .parquet
+                .columns()
+                .iter()
+                .find(|leaf| leaf.path().parts() == [field.name().as_str()])?;
+            if !FlatColumn::supports(descr, field.data_type(), properties) {
+                return None;
+            }
+            FlatColumn::new(
+                descr,
+                field.data_type(),
+                properties,
+                &limits,
+                work.interner(index),
+                // Sorted integers have small steps.
+                first_key == Some(field.name()) && !field.data_type().is_floating(),
+            )
+        })
+        .collect()
+}
+
+/// Each column has a page and a dictionary in the making: many columns get smaller ones.
+fn column_bytes(united: &UnitedSchema, row_group_bytes: u64) -> usize {
+    let leaf_count = united.parquet.num_columns().max(1) as u64;
+    usize::try_from(row_group_bytes / 4 / leaf_count)
+        .unwrap_or(usize::MAX)
+        .max(COLUMN_BYTES_MIN)
+}
+
+pub(super) fn properties(
     path: &Path,
     united: &UnitedSchema,
     options: &MergeOptions,
@@ -324,11 +386,7 @@ fn properties(
         env!("CARGO_PKG_VERSION").to_owned(),
     ));
     key_values.extend(options.dedup.as_ref().map(dedup::note));
-    // Each column has a page and a dictionary in the making: many columns get smaller ones.
-    let leaf_count = united.parquet.num_columns().max(1) as u64;
-    let column_bytes = usize::try_from(row_group_bytes / 4 / leaf_count)
-        .unwrap_or(usize::MAX)
-        .max(COLUMN_BYTES_MIN);
+    let column_bytes = column_bytes(united, row_group_bytes);
     let mut builder = WriterProperties::builder()
         .set_created_by(concat!("gigamerge version ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(compression)

@@ -1,0 +1,130 @@
+//! A page of texts in the making.
+
+use parquet::basic::Encoding;
+
+use super::{
+    chunk::{Chunk, Compressing, PageFacts},
+    trim::{trim_high, trim_low},
+};
+
+/// Room for the levels of a page without nulls, ahead of its values: a length, a run and its level.
+pub(super) const LEVELS_ROOM: usize = 16;
+/// Statistics and indexes hold no more bytes of a text.
+pub(super) const STATISTICS_BYTES_MAX: usize = 64;
+
+/// The page in progress: places in the dictionary, or texts.
+#[derive(Default)]
+pub(super) struct Page {
+    pub(super) rows: usize,
+    /// For each row 1 where there is a value; empty while there are no nulls.
+    pub(super) present: Vec<u8>,
+    /// With a dictionary: for each value its entry.
+    pub(super) indexes: Vec<u32>,
+    /// Without: values as they are stored, behind room for levels.
+    pub(super) body: Vec<u8>,
+    pub(super) value_count: usize,
+    pub(super) text_bytes: usize,
+    pub(super) low: Vec<u8>,
+    pub(super) high: Vec<u8>,
+}
+
+impl Page {
+    #[inline]
+    pub(super) fn put(&mut self, text: &[u8]) {
+        if self.body.is_empty() {
+            self.body.resize(LEVELS_ROOM, 0);
+        }
+        put_text(text, &mut self.body);
+        if self.value_count == 0 {
+            self.low = text.to_vec();
+            self.high = text.to_vec();
+        } else if text < &self.low[..] {
+            replace(&mut self.low, text);
+        } else if text > &self.high[..] {
+            replace(&mut self.high, text);
+        }
+        self.value_count += 1;
+        self.text_bytes += text.len();
+    }
+
+    #[inline]
+    pub(super) fn count_row(&mut self) {
+        self.rows += 1;
+        if !self.present.is_empty() {
+            self.present.resize(self.rows, 1);
+        }
+    }
+
+    pub(super) fn facts(&self, encoding: Encoding) -> PageFacts {
+        PageFacts {
+            rows: self.rows,
+            nulls: self.rows - self.value_count,
+            nans: None,
+            range: None,
+            encoding,
+            text_bytes: Some(self.text_bytes),
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        (self.rows, self.value_count, self.text_bytes) = (0, 0, 0);
+        self.present.clear();
+        self.indexes.clear();
+        self.body.clear();
+    }
+}
+
+fn replace(known: &mut Vec<u8>, text: &[u8]) {
+    known.clear();
+    known.extend_from_slice(text);
+}
+
+pub(super) fn put_text(text: &[u8], into: &mut Vec<u8>) {
+    // A page, and so a text, has fewer bytes than 32 bits count: see `Texts::of`.
+    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+    into.extend_from_slice(&length.to_le_bytes());
+    into.extend_from_slice(text);
+}
+
+/// The smallest and largest text.
+pub(super) type Range = Option<(Vec<u8>, Vec<u8>)>;
+
+/// Adds a page to a chunk, with its range and what it does to that of the chunk.
+pub(super) fn add_page(
+    chunk: &mut Chunk,
+    mut facts: PageFacts,
+    body: &[u8],
+    range: Range,
+    (of_chunk, before): (&mut Range, &mut Range),
+    is_text: bool,
+    tools: &mut Compressing,
+) -> Result<(), String> {
+    let follows = before.as_ref().zip(range.as_ref()).map(|(before, new)| {
+        (
+            before.0 <= new.0 && before.1 <= new.1,
+            new.0 <= before.0 && new.1 <= before.1,
+        )
+    });
+    facts.range = range.as_ref().map(|(low, high)| {
+        (
+            trim_low(low, STATISTICS_BYTES_MAX, is_text).to_vec(),
+            trim_high(high, STATISTICS_BYTES_MAX, is_text),
+        )
+    });
+    chunk.add_page(facts, body, follows, tools)?;
+    if let Some((low, high)) = &range {
+        match of_chunk {
+            None => *of_chunk = Some((low.clone(), high.clone())),
+            Some((known_low, known_high)) => {
+                if low < known_low {
+                    replace(known_low, low);
+                }
+                if high > known_high {
+                    replace(known_high, high);
+                }
+            }
+        }
+        *before = range;
+    }
+    Ok(())
+}

@@ -1,0 +1,429 @@
+//! Columns of texts and bytes.
+
+use std::sync::PoisonError;
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray},
+    buffer::NullBuffer,
+    datatypes::{DataType, UInt32Type},
+};
+use parquet::{
+    basic::{Compression, ConvertedType, Encoding, LogicalType},
+    data_type::ByteArray,
+    file::statistics::{Statistics, ValueStatistics},
+    schema::types::ColumnDescPtr,
+};
+
+use super::{
+    FlatChunk, Limits, Tools,
+    chunk::Chunk,
+    dictionary::{Offer, Policy, TextDictionary},
+    packing::{bit_width, put_hybrid},
+    text_page::{LEVELS_ROOM, Page, Range, STATISTICS_BYTES_MAX, add_page, put_text},
+    trim::{trim_high, trim_low},
+};
+use crate::merge::{gather::Pick, interner::SharedInterner};
+
+/// No text has this number.
+const NO_ENTRY: u32 = u32::MAX;
+
+/// One column of texts or bytes.
+pub(super) struct TextColumn {
+    descr: ColumnDescPtr,
+    compression: Compression,
+    limits: Limits,
+    policy: Policy,
+    /// Where texts are when rows hold their numbers.
+    interner: Option<SharedInterner>,
+    /// For each number its entry in the dictionary.
+    entries_of: Vec<u32>,
+    dictionary: TextDictionary,
+    page: Page,
+    chunk: Option<Chunk>,
+    /// Entries that pages refer to.
+    used_entries: usize,
+    range: Range,
+    page_range: Range,
+    pub(super) memory: Vec<u8>,
+}
+
+/// Texts of one array.
+enum Texts<'a> {
+    Offsets(&'a [i32], &'a [u8]),
+    Utf8View(&'a arrow::array::StringViewArray),
+    BinaryView(&'a arrow::array::BinaryViewArray),
+}
+
+impl<'a> Texts<'a> {
+    fn of(array: &'a dyn Array) -> Option<Self> {
+        Some(match array.data_type() {
+            DataType::Utf8 => {
+                let array = array.as_string::<i32>();
+                Self::Offsets(array.value_offsets(), array.values())
+            }
+            DataType::Binary => {
+                let array = array.as_binary::<i32>();
+                Self::Offsets(array.value_offsets(), array.values())
+            }
+            DataType::Utf8View => Self::Utf8View(array.as_string_view()),
+            DataType::BinaryView => Self::BinaryView(array.as_binary_view()),
+            _ => return None,
+        })
+    }
+
+    #[inline]
+    fn get(&self, row: usize) -> &'a [u8] {
+        match self {
+            Self::Offsets(offsets, values) => {
+                // Offsets of an array are in order and not negative.
+                let at = |row: usize| usize::try_from(offsets[row]).unwrap_or(0);
+                &values[at(row)..at(row + 1)]
+            }
+            Self::Utf8View(array) => array.value(row).as_bytes(),
+            Self::BinaryView(array) => array.value(row),
+        }
+    }
+}
+
+impl TextColumn {
+    pub(super) fn new(
+        descr: ColumnDescPtr,
+        compression: Compression,
+        limits: Limits,
+        interner: Option<SharedInterner>,
+    ) -> Self {
+        Self {
+            descr,
+            compression,
+            policy: Policy::new(limits.clone()),
+            limits,
+            interner,
+            entries_of: Vec::new(),
+            dictionary: TextDictionary::default(),
+            page: Page::default(),
+            chunk: None,
+            used_entries: 0,
+            range: None,
+            page_range: None,
+            memory: Vec::new(),
+        }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.page.body.capacity()
+            + self.page.indexes.capacity() * 4
+            + self.page.present.capacity()
+            + self.entries_of.capacity() * 4
+            + self.dictionary.memory_bytes()
+            + self.chunk.as_ref().map_or(0, Chunk::size_bytes)
+    }
+
+    pub(super) fn write(
+        &mut self,
+        arrays: &[ArrayRef],
+        picks: &[Pick],
+        tools: &mut Tools,
+    ) -> Result<(), String> {
+        let nulls: Vec<Option<&NullBuffer>> = arrays
+            .iter()
+            .map(|array| array.nulls().filter(|nulls| nulls.null_count() > 0))
+            .collect();
+        if nulls.iter().any(Option::is_some) && self.descr.max_def_level() == 0 {
+            return Err("a column that holds no nulls has one".to_owned());
+        }
+        self.start_chunk();
+        let unexpected = "a column has an unexpected type";
+        if let Some(interner) = self.interner.clone() {
+            let interner = interner.read().unwrap_or_else(PoisonError::into_inner);
+            let numbers: Vec<&[u32]> = arrays
+                .iter()
+                .map(|array| Some(&array.as_primitive_opt::<UInt32Type>()?.values()[..]))
+                .collect::<Option<_>>()
+                .ok_or(unexpected)?;
+            self.entries_of.resize(interner.texts().len(), NO_ENTRY);
+            for (slot, row) in rows_of(picks) {
+                if is_null(nulls[slot], row) {
+                    self.add_null();
+                } else {
+                    let number = numbers[slot][row] as usize;
+                    self.add_numbered(number, interner.texts());
+                }
+                self.end_full_page(tools)?;
+            }
+            return Ok(());
+        }
+        let texts: Vec<Texts<'_>> = arrays
+            .iter()
+            .map(|array| Texts::of(array.as_ref()))
+            .collect::<Option<_>>()
+            .ok_or(unexpected)?;
+        for (slot, row) in rows_of(picks) {
+            if is_null(nulls[slot], row) {
+                self.add_null();
+            } else {
+                self.add_text(texts[slot].get(row));
+            }
+            self.end_full_page(tools)?;
+        }
+        Ok(())
+    }
+
+    fn start_chunk(&mut self) {
+        if self.chunk.is_none() {
+            let memory = std::mem::take(&mut self.memory);
+            self.chunk = Some(Chunk::new(self.descr.clone(), self.compression, memory));
+            self.policy.start_group();
+        }
+    }
+
+    fn add_null(&mut self) {
+        self.page.present.resize(self.page.rows, 1);
+        self.page.present.push(0);
+        self.page.rows += 1;
+    }
+
+    #[inline]
+    fn add_numbered(&mut self, number: usize, texts: &TextDictionary) {
+        if !self.policy.is_on {
+            self.page.put(texts.get(number));
+            self.page.count_row();
+            return;
+        }
+        let mut entry = self.entries_of[number];
+        if entry == NO_ENTRY {
+            entry = self.dictionary.index(texts.get(number));
+            self.entries_of[number] = entry;
+        }
+        self.add_entry(entry, texts.length(number));
+    }
+
+    #[inline]
+    fn add_text(&mut self, text: &[u8]) {
+        if !self.policy.is_on {
+            self.page.put(text);
+            self.page.count_row();
+            return;
+        }
+        let entry = self.dictionary.index(text);
+        self.add_entry(entry, text.len());
+    }
+
+    #[inline]
+    fn add_entry(&mut self, entry: u32, length: usize) {
+        self.page.indexes.push(entry);
+        self.page.value_count += 1;
+        self.page.text_bytes += length;
+        self.page.count_row();
+    }
+
+    #[inline]
+    fn end_full_page(&mut self, tools: &mut Tools) -> Result<(), String> {
+        let page = &self.page;
+        let is_full = page.rows >= self.limits.page_rows()
+            || !self.policy.is_on && page.body.len() >= self.limits.page_bytes()
+            // Whether a dictionary pays is asked before there are too many bytes to go without.
+            || self.policy.is_on
+                && (page.text_bytes >= 4 * self.limits.page_bytes()
+                    || page.value_count == 2048
+                        && self.policy.is_hopeless(page.value_count, self.dictionary.len()));
+        if is_full {
+            self.end_page(tools)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn end_page(&mut self, tools: &mut Tools) -> Result<(), String> {
+        if self.page.rows == 0 {
+            return Ok(());
+        }
+        if !self.policy.is_on || self.page.value_count == 0 {
+            return self.end_plain_page(tools);
+        }
+        let entries = self.dictionary.len();
+        let page = &self.page;
+        let known = self.dictionary.bytes_of(self.used_entries);
+        let is_accepted = !self.policy.is_hopeless(page.value_count, entries)
+            && self.policy.accepts(&Offer {
+                values: page.value_count,
+                plain_bytes: page.text_bytes + 4 * page.value_count,
+                entries,
+                new_bytes: self.dictionary.bytes() - known + 4 * (entries - self.used_entries),
+                bytes: self.dictionary.bytes() + 4 * entries,
+                memory_bytes: self.dictionary.memory_bytes(),
+            });
+        if is_accepted {
+            return self.end_indexed_page(tools);
+        }
+        self.policy.give_up();
+        self.write_again(tools)
+    }
+
+    /// Turns a page of dictionary entries into pages of texts.
+    fn write_again(&mut self, tools: &mut Tools) -> Result<(), String> {
+        let mut page = std::mem::take(&mut self.page);
+        let mut indexes = page.indexes.iter();
+        let dictionary = std::mem::take(&mut self.dictionary);
+        let mut done = Ok(());
+        for row in 0..page.rows {
+            if page.present.get(row) == Some(&0) {
+                self.add_null();
+            } else if let Some(entry) = indexes.next() {
+                self.page.put(dictionary.get(*entry as usize));
+                self.page.count_row();
+            }
+            done = self.end_full_page(tools);
+            if done.is_err() {
+                break;
+            }
+        }
+        if self.used_entries > 0 {
+            self.dictionary = dictionary;
+        }
+        page.indexes.clear();
+        self.page.indexes = page.indexes;
+        done
+    }
+
+    fn end_indexed_page(&mut self, tools: &mut Tools) -> Result<(), String> {
+        let (scratch, compressing) = tools.parts();
+        let Some(chunk) = &mut self.chunk else {
+            return Err("a column has no chunk".to_owned());
+        };
+        // Which entries the page uses; each is compared once.
+        let used = &mut scratch.present;
+        used.clear();
+        used.resize(self.dictionary.len(), 0);
+        for entry in &self.page.indexes {
+            used[*entry as usize] = 1;
+        }
+        let texts = (0..used.len())
+            .filter(|entry| used[*entry] == 1)
+            .map(|entry| self.dictionary.get(entry));
+        let range = texts.fold(None, |range: Option<(&[u8], &[u8])>, text| match range {
+            None => Some((text, text)),
+            Some((low, high)) => Some((low.min(text), high.max(text))),
+        });
+        let range = range.map(|(low, high)| (low.to_vec(), high.to_vec()));
+        let body = &mut scratch.body;
+        chunk.start_body(self.page.rows, &self.page.present, body);
+        let width = bit_width(self.dictionary.len().saturating_sub(1) as u64).max(1);
+        body.push(width.to_le_bytes()[0]);
+        put_hybrid(&self.page.indexes, width, body);
+        self.used_entries = self.dictionary.len();
+        let facts = self.page.facts(Encoding::RLE_DICTIONARY);
+        add_page(
+            chunk,
+            facts,
+            body,
+            range,
+            (&mut self.range, &mut self.page_range),
+            is_text(&self.descr),
+            compressing,
+        )?;
+        self.page.clear();
+        Ok(())
+    }
+
+    fn end_plain_page(&mut self, tools: &mut Tools) -> Result<(), String> {
+        let (scratch, compressing) = tools.parts();
+        let Some(chunk) = &mut self.chunk else {
+            return Err("a column has no chunk".to_owned());
+        };
+        let page = &mut self.page;
+        if page.body.is_empty() {
+            page.body.resize(LEVELS_ROOM, 0);
+        }
+        // Levels stand directly before the values: short ones in the room left for them.
+        chunk.start_body(page.rows, &page.present, &mut scratch.body);
+        let levels = scratch.body.len();
+        let body = if levels <= LEVELS_ROOM {
+            page.body[LEVELS_ROOM - levels..LEVELS_ROOM].copy_from_slice(&scratch.body);
+            &page.body[LEVELS_ROOM - levels..]
+        } else {
+            scratch.body.extend_from_slice(&page.body[LEVELS_ROOM..]);
+            &scratch.body[..]
+        };
+        let range = (page.value_count > 0).then(|| {
+            (
+                std::mem::take(&mut page.low),
+                std::mem::take(&mut page.high),
+            )
+        });
+        let facts = page.facts(Encoding::PLAIN);
+        add_page(
+            chunk,
+            facts,
+            body,
+            range,
+            (&mut self.range, &mut self.page_range),
+            is_text(&self.descr),
+            compressing,
+        )?;
+        page.clear();
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self, tools: &mut Tools) -> Result<FlatChunk, String> {
+        self.end_page(tools)?;
+        // A page that was written again may have left a rest.
+        self.end_page(tools)?;
+        let Some(chunk) = self.chunk.take() else {
+            return Err("a row group has no rows".to_owned());
+        };
+        let statistics = self.statistics(&chunk);
+        let (scratch, compressing) = tools.parts();
+        let body = &mut scratch.body;
+        body.clear();
+        for entry in 0..self.used_entries {
+            put_text(self.dictionary.get(entry), body);
+        }
+        let dictionary = (self.used_entries > 0).then_some((&body[..], self.used_entries));
+        let done = chunk.finish(dictionary, Some(statistics), compressing);
+        self.dictionary = TextDictionary::default();
+        self.entries_of.clear();
+        self.policy.end_group();
+        (self.used_entries, self.range, self.page_range) = (0, None, None);
+        done
+    }
+
+    fn statistics(&self, chunk: &Chunk) -> Statistics {
+        let nulls = Some(chunk.nulls() as u64);
+        let Some((low, high)) = &self.range else {
+            let none = ValueStatistics::<ByteArray>::new(None, None, None, nulls, false);
+            return Statistics::ByteArray(none);
+        };
+        let is_text = is_text(&self.descr);
+        let short_low = trim_low(low, STATISTICS_BYTES_MAX, is_text);
+        let short_high = trim_high(high, STATISTICS_BYTES_MAX, is_text);
+        let is_exact = (short_low.len() == low.len(), short_high == *high);
+        let (low, high) = (
+            ByteArray::from(short_low.to_vec()),
+            ByteArray::from(short_high),
+        );
+        let statistics = ValueStatistics::new(Some(low), Some(high), None, nulls, false)
+            .with_min_is_exact(is_exact.0)
+            .with_max_is_exact(is_exact.1);
+        Statistics::ByteArray(statistics)
+    }
+}
+
+#[inline]
+fn is_null(nulls: Option<&NullBuffer>, row: usize) -> bool {
+    nulls.is_some_and(|nulls| nulls.is_null(row))
+}
+
+fn rows_of(picks: &[Pick]) -> impl Iterator<Item = (usize, usize)> {
+    picks.iter().flat_map(|pick| {
+        let first = pick.row as usize;
+        (first..first + pick.count as usize).map(|row| (pick.slot as usize, row))
+    })
+}
+
+/// Whether statistics must be text, too.
+fn is_text(descr: &ColumnDescPtr) -> bool {
+    matches!(
+        descr.logical_type_ref(),
+        Some(LogicalType::String | LogicalType::Json | LogicalType::Enum)
+    ) || descr.converted_type() == ConvertedType::UTF8
+}
