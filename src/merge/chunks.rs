@@ -1,7 +1,10 @@
 //! Column chunks that are copied undecoded. What is copied is read here for the last time before
 //! its source is deleted, so every page is unpacked once and its checksum compared where it has one.
 
-use std::{io::Write, sync::Arc};
+use std::{
+    io::Write,
+    sync::{Arc, mpsc},
+};
 
 use bytes::{Buf, Bytes, BytesMut, buf::Reader};
 use parquet::{
@@ -118,44 +121,78 @@ pub(super) enum CopyError {
     Encode(ParquetError),
 }
 
-/// Copies one column chunk into a row group. With `in_parallel`, its pages are unpacked while it is
-/// written: what turns out bad is thrown away with the whole output. Gives the buffer back.
-pub(super) fn copy_chunk<W: Write + Send>(
+/// Copies the column chunks of a row group. With `in_parallel`, a chunk's pages are unpacked while
+/// the next one is read and written: what turns out bad is thrown away with the whole output.
+/// Gives the buffer back.
+pub(super) fn copy_chunks<W: Write + Send>(
     target: &mut SerializedRowGroupWriter<'_, W>,
     bytes: &InputBytes,
     buffer: BytesMut,
     metadata: &ParquetMetaData,
-    (group_index, column): (usize, usize),
+    group_index: usize,
     in_parallel: bool,
 ) -> Result<BytesMut, CopyError> {
-    let chunk = metadata.row_group(group_index).column(column);
-    let bad = |reason| {
-        CopyError::Bad(format!(
-            "column {:?}: {reason}",
-            chunk.column_path().string()
-        ))
+    let column_count = metadata.row_group(group_index).num_columns();
+    let mut copy = |column, buffer| {
+        let (read, close) = guarded(|| read_chunk(bytes, buffer, metadata, group_index, column))
+            .map_err(|reason| bad(metadata, group_index, column, &reason))?;
+        target
+            .append_column(&read, close)
+            .map_err(CopyError::Encode)?;
+        Ok(read)
     };
-    let (read, close) =
-        guarded(|| read_chunk(bytes, buffer, metadata, group_index, column)).map_err(bad)?;
-    let rows = close.rows_written;
-    let check = || guarded(|| check_pages(&read, chunk, rows));
+    let check = |column, read: ChunkBytes| {
+        let group = metadata.row_group(group_index);
+        let rows = u64::try_from(group.num_rows()).unwrap_or(0);
+        guarded(|| check_pages(&read, group.column(column), rows))
+            .map_err(|reason| bad(metadata, group_index, column, &reason))?;
+        Ok(read.recycle())
+    };
+    if !in_parallel {
+        return (0..column_count).try_fold(buffer, |buffer, column| {
+            copy(column, buffer).and_then(|read| check(column, read))
+        });
+    }
     std::thread::scope(|scope| {
-        let checked = if in_parallel {
-            let checking = scope.spawn(check);
-            target
-                .append_column(&read, close)
-                .map_err(CopyError::Encode)?;
-            let confused = || Err("its bytes confuse the decoder".to_owned());
-            checking.join().unwrap_or_else(|_| confused())
-        } else {
-            target
-                .append_column(&read, close)
-                .map_err(CopyError::Encode)?;
-            check()
-        };
-        checked.map_err(bad)
-    })?;
-    Ok(read.recycle())
+        // No more than one chunk is unpacked and one is copied at a time.
+        let (to_check, copied) = mpsc::sync_channel::<(usize, ChunkBytes)>(0);
+        let (give_back, checked) = mpsc::channel();
+        let checking = scope.spawn(move || {
+            for (column, read) in copied {
+                // Nobody waits for the last buffers.
+                let _ = give_back.send(check(column, read)?);
+            }
+            Ok(())
+        });
+        let mut spare = Some(buffer);
+        let mut done = Ok(());
+        for column in 0..column_count {
+            let buffer = spare.take().or_else(|| checked.try_recv().ok());
+            match copy(column, buffer.unwrap_or_default()) {
+                Ok(read) => {
+                    // The other side ends early when it finds a bad page.
+                    if to_check.send((column, read)).is_err() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    done = Err(error);
+                    break;
+                }
+            }
+        }
+        drop(to_check);
+        let confused = || Err(CopyError::Bad("its bytes confuse the decoder".to_owned()));
+        checking.join().unwrap_or_else(|_| confused())?;
+        done?;
+        Ok(checked.try_iter().last().unwrap_or_default())
+    })
+}
+
+fn bad(metadata: &ParquetMetaData, group: usize, column: usize, reason: &str) -> CopyError {
+    let chunk = metadata.row_group(group).column(column);
+    let name = chunk.column_path().string();
+    CopyError::Bad(format!("column {name:?}: {reason}"))
 }
 
 /// One column chunk, whose page headers are sound and fill it.

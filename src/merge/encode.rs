@@ -89,16 +89,26 @@ pub(super) enum ColumnChunk {
 
 /// The queue.
 pub(super) struct State {
-    /// Only columns of the first job are worked on, so a column's batches stay in order.
+    /// Oldest first. Each column takes its jobs in this order, whatever the others do.
     pub(super) jobs: VecDeque<Job>,
+    /// Jobs that are done and gone.
+    jobs_gone: u64,
+    columns: Vec<Progress>,
     error: Option<String>,
     is_stopped: bool,
+}
+
+/// How far a column is.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    /// Its jobs that are done.
+    jobs_done: u64,
+    is_busy: bool,
 }
 
 /// Work, and how much of it is done.
 pub(super) struct Job {
     work: Work,
-    next_column: usize,
     done_count: usize,
 }
 
@@ -109,6 +119,50 @@ impl Job {
             Work::Encode { rows, .. } => rows.size_bytes(),
             Work::Close => 0,
         }
+    }
+}
+
+impl State {
+    /// Whether a row group is still being closed.
+    pub(super) fn is_closing(&self) -> bool {
+        self.jobs.iter().any(|job| matches!(job.work, Work::Close))
+    }
+
+    /// The oldest work that a column can do now.
+    fn take_task(&mut self) -> Option<(Work, usize)> {
+        let waiting = self.jobs_gone + self.jobs.len() as u64;
+        let columns = self.columns.iter().enumerate();
+        let ready = columns.filter(|(_, column)| !column.is_busy && column.jobs_done < waiting);
+        let (index, column) = ready.min_by_key(|(_, column)| column.jobs_done)?;
+        let job = usize::try_from(column.jobs_done - self.jobs_gone).ok()?;
+        let work = self.jobs.get(job)?.work.clone();
+        self.columns[index].is_busy = true;
+        Some((work, index))
+    }
+
+    /// A column's oldest job is done. Tells whether anybody may have waited for that.
+    fn end_task(&mut self, index: usize) -> bool {
+        let column_count = self.columns.len();
+        let column = &mut self.columns[index];
+        let job = usize::try_from(column.jobs_done - self.jobs_gone).unwrap_or(usize::MAX);
+        column.jobs_done += 1;
+        column.is_busy = false;
+        // Whoever sleeps may take the column's next job.
+        let has_more = column.jobs_done < self.jobs_gone + self.jobs.len() as u64;
+        if let Some(job) = self.jobs.get_mut(job) {
+            job.done_count += 1;
+        }
+        let mut is_gone = false;
+        while self
+            .jobs
+            .front()
+            .is_some_and(|job| job.done_count == column_count)
+        {
+            self.jobs.pop_front();
+            self.jobs_gone += 1;
+            is_gone = true;
+        }
+        has_more || is_gone
     }
 }
 
@@ -150,6 +204,8 @@ impl Encoder {
             tools: Mutex::new(Vec::new()),
             state: Mutex::new(State {
                 jobs: VecDeque::new(),
+                jobs_gone: 0,
+                columns: vec![Progress::default(); schema.fields().len()],
                 error: None,
                 is_stopped: false,
             }),
@@ -191,7 +247,6 @@ impl Encoder {
     pub(super) fn submit(&self, work: Work) {
         self.state().jobs.push_back(Job {
             work,
-            next_column: 0,
             done_count: 0,
         });
         self.changed.notify_all();
@@ -208,6 +263,11 @@ impl Encoder {
             .iter()
             .map(|bytes| bytes.load(Ordering::Relaxed) as u64)
             .sum()
+    }
+
+    /// Whether no row group is being closed.
+    pub(super) fn is_closed(&self) -> bool {
+        !self.state().is_closing()
     }
 
     /// The columns of a row group that was closed, in order.
@@ -275,15 +335,7 @@ impl Encoder {
             if enough(&state) {
                 return Ok(());
             }
-            let column_count = self.columns.len();
-            let task = state
-                .jobs
-                .front_mut()
-                .filter(|job| job.next_column < column_count)
-                .map(|job| {
-                    job.next_column += 1;
-                    (job.work.clone(), job.next_column - 1)
-                });
+            let task = state.take_task();
             let Some((work, index)) = task else {
                 state = self
                     .changed
@@ -302,12 +354,8 @@ impl Encoder {
                     self.changed.notify_all();
                 }
                 Ok(()) => {
-                    if let Some(job) = state.jobs.front_mut() {
-                        job.done_count += 1;
-                        if job.done_count == column_count {
-                            state.jobs.pop_front();
-                            self.changed.notify_all();
-                        }
+                    if state.end_task(index) {
+                        self.changed.notify_all();
                     }
                 }
             }

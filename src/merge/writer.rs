@@ -21,7 +21,7 @@ use parquet::{
 
 use super::{
     ColumnBounds, Compression, MergeControl, MergeError, MergeOptions,
-    chunks::{ChunkSource, CopyError, copy_chunk},
+    chunks::{ChunkSource, CopyError, copy_chunks},
     context::{Context, Shares},
     dedup,
     encode::{ColumnChunk, Encoder, Helper, Job, State, Work},
@@ -61,6 +61,8 @@ pub(super) struct OutputWriter<'a> {
     row_group_bytes: u64,
     queue_bytes: u64,
     rows_in_group: usize,
+    /// A row group was ended and is not written yet.
+    is_closing: bool,
     row_count: u64,
     copied_row_group_count: u64,
     chunks: ChunkSource,
@@ -108,6 +110,7 @@ impl<'a> OutputWriter<'a> {
             row_group_bytes: shares.row_group_bytes,
             queue_bytes: shares.queue_bytes,
             rows_in_group: 0,
+            is_closing: false,
             row_count: 0,
             copied_row_group_count: 0,
             chunks: ChunkSource::default(),
@@ -117,6 +120,7 @@ impl<'a> OutputWriter<'a> {
     /// Ends the file.
     pub(super) fn finish(mut self) -> Result<Written, MergeError> {
         self.end_row_group()?;
+        self.write_closed()?;
         let path = self.file.path().to_owned();
         let bounds = self.helper.encoder.take_bounds();
         let Self {
@@ -170,6 +174,9 @@ impl<'a> OutputWriter<'a> {
             count,
         });
         self.rows_in_group += count;
+        if self.is_closing && self.helper.encoder.is_closed() {
+            self.write_closed()?;
+        }
         if self.rows_in_group >= self.row_group_rows
             || self.helper.encoder.memory_bytes() >= self.row_group_bytes
         {
@@ -178,12 +185,32 @@ impl<'a> OutputWriter<'a> {
         Ok(())
     }
 
+    /// Ends the row group in progress. It is written when its last column is ready; meanwhile
+    /// the next one may begin.
     fn end_row_group(&mut self) -> Result<(), MergeError> {
         if self.rows_in_group == 0 {
             return Ok(());
         }
+        self.write_closed()?;
         self.helper.encoder.submit(Work::Close);
-        self.wait(|state| state.jobs.is_empty())?;
+        self.is_closing = true;
+        self.row_count += self.rows_in_group as u64;
+        self.rows_in_group = 0;
+        // Writers of `parquet` take one row group at a time, and memory may hold no more.
+        let is_large = self.helper.encoder.memory_bytes() > self.row_group_bytes / 2;
+        if self.factory.is_some() || is_large {
+            self.write_closed()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the row group that was ended, when its columns are ready.
+    fn write_closed(&mut self) -> Result<(), MergeError> {
+        if !self.is_closing {
+            return Ok(());
+        }
+        self.wait(|state| !state.is_closing())?;
+        self.is_closing = false;
         let path = self.file.path();
         let mut group = self
             .writer
@@ -203,8 +230,6 @@ impl<'a> OutputWriter<'a> {
             }
         }
         group.close().map_err(|e| encode_error(path, &e))?;
-        self.row_count += self.rows_in_group as u64;
-        self.rows_in_group = 0;
         Ok(())
     }
 
@@ -240,7 +265,8 @@ impl Sink for OutputWriter<'_> {
     fn takes_copy(&self, row_count: u64) -> bool {
         let rows_min = rows_min(self.row_group_rows);
         let in_progress = self.rows_in_group as u64;
-        let groups = self.writer.flushed_row_groups().len() as u64 + 2;
+        let closing = u64::from(self.is_closing);
+        let groups = self.writer.flushed_row_groups().len() as u64 + closing + 2;
         in_progress == 0
             || in_progress >= rows_min
             || self.row_count + in_progress + row_count >= groups * rows_min
@@ -251,6 +277,7 @@ impl Sink for OutputWriter<'_> {
             return Err(context.invariant("ORDER-KEPT", "a copied row group has no key".into()));
         };
         self.end_row_group()?;
+        self.write_closed()?;
         let input = &context.inputs[part.input];
         let (bytes, metadata) = self.chunks.open(context, part)?;
         let path = self.file.path();
@@ -258,17 +285,14 @@ impl Sink for OutputWriter<'_> {
             .writer
             .next_row_group()
             .map_err(|e| encode_error(path, &e))?;
-        let mut buffer = self.chunks.take_buffer();
+        let buffer = self.chunks.take_buffer();
         let in_parallel = context.request.options.thread_count > 1;
-        for column in 0..context.united.parquet.num_columns() {
-            let memory = std::mem::take(&mut buffer);
-            let place = (part.groups.start, column);
-            let copied = copy_chunk(&mut group, &bytes, memory, &metadata, place, in_parallel);
-            buffer = copied.map_err(|error| match error {
-                CopyError::Bad(reason) => MergeError::BadInputs(vec![input.bad(reason)]),
-                CopyError::Encode(error) => encode_error(path, &error),
-            })?;
-        }
+        let from = part.groups.start;
+        let copied = copy_chunks(&mut group, &bytes, buffer, &metadata, from, in_parallel);
+        let buffer = copied.map_err(|error| match error {
+            CopyError::Bad(reason) => MergeError::BadInputs(vec![input.bad(reason)]),
+            CopyError::Encode(error) => encode_error(path, &error),
+        })?;
         group.close().map_err(|e| encode_error(path, &e))?;
         self.chunks.give_buffer(buffer);
         let others = copy

@@ -136,8 +136,6 @@ struct Column {
     dictionary: Vec<u8>,
     pages: Vec<u8>,
     values: i64,
-    /// Bytes of its texts when decoded, if it says so.
-    text_bytes: Option<i64>,
 }
 
 impl Column {
@@ -148,7 +146,6 @@ impl Column {
             dictionary: Vec::new(),
             pages,
             values,
-            text_bytes: None,
         }
     }
 }
@@ -183,9 +180,6 @@ fn file(rows: i64, columns: &[Column]) -> Vec<u8> {
             .long(9, data_start);
         if !column.dictionary.is_empty() {
             metadata = metadata.long(11, start);
-        }
-        if let Some(bytes) = column.text_bytes {
-            metadata = metadata.inside(16, Struct::default().long(1, bytes));
         }
         chunks.push(Struct::default().long(2, 0).inside(3, metadata).done());
     }
@@ -384,8 +378,8 @@ pub(crate) fn absurd_files_are_refused() {
     }
 }
 
-/// A small file of many rows with one text of 1 MiB each, the latest first; `is_frank` about it.
-pub(crate) fn file_of_long_texts(rows: i64, is_frank: bool) -> Vec<u8> {
+/// A small file of many rows with one text of 1 MiB each, the latest first.
+fn file_of_long_texts(rows: i64) -> Vec<u8> {
     let mut entry = (1_u32 << 20).to_le_bytes().to_vec();
     entry.resize(entry.len() + (1 << 20), b'x');
     // Indexes of one bit: a run of zeros.
@@ -400,7 +394,6 @@ pub(crate) fn file_of_long_texts(rows: i64, is_frank: bool) -> Vec<u8> {
     );
     let texts = Column {
         dictionary: dictionary_page(1, &entry),
-        text_bytes: is_frank.then_some(rows << 20),
         ..Column::plain(
             BYTE_ARRAY,
             rows,
@@ -414,7 +407,7 @@ pub(crate) fn file_of_long_texts(rows: i64, is_frank: bool) -> Vec<u8> {
 pub(crate) fn long_texts_of_a_dictionary_are_read_few_at_a_time() {
     const ROWS: i64 = 400;
     let mut lab = Lab::new();
-    lab.add_bytes(&file_of_long_texts(ROWS, false));
+    lab.add_bytes(&file_of_long_texts(ROWS));
     lab.add_bytes(&file(10, &[times(10)]));
     let report = lab.merge(&options()).unwrap();
     assert_eq!(report.row_count, ROWS as u64 + 10);

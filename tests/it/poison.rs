@@ -6,20 +6,24 @@ use std::{
     fs,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    file::properties::WriterProperties,
+};
 use redis::Commands;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::{
-    absurd_files::file_of_long_texts,
-    support::{
-        lake::{HOUR_START_NS, batch, write_file},
-        program::{command, run},
-        redis_server::RedisServer,
-        world::World,
-    },
+use crate::support::{
+    lake::{HOUR_START_NS, batch, write_file},
+    program::{command, run},
+    redis_server::RedisServer,
+    world::World,
 };
 
 const ONE_LEVEL: &str = "[merge]\nlevels = [{ iteration = 1, timeout = \"1s\", max_size = \"100 MiB\" }]\n\
@@ -163,6 +167,34 @@ fn one_bad_file_among_many_plans_is_set_aside_on_a_folder() {
     one_bad_file(false, 100);
 }
 
+/// A small file whose rows have a MiB each, all of them different.
+fn file_of_long_texts(rows: i64) -> Vec<u8> {
+    const AT_ONCE: usize = 20;
+    let times: Vec<i64> = (0..rows).rev().collect();
+    let batch = |times: &[i64]| {
+        let texts = times
+            .iter()
+            .map(|time| format!("{time} {}", "x".repeat(1 << 20)));
+        let columns: [(&str, ArrayRef); 2] = [
+            ("__timestamp", Arc::new(Int64Array::from(times.to_vec()))),
+            ("text", Arc::new(StringArray::from_iter_values(texts))),
+        ];
+        RecordBatch::try_from_iter(columns).unwrap()
+    };
+    let properties = WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .build();
+    let mut bytes = Vec::new();
+    let schema = batch(&times[..1]).schema();
+    let mut writer = ArrowWriter::try_new(&mut bytes, schema, Some(properties)).unwrap();
+    for some in times.chunks(AT_ONCE) {
+        writer.write(&batch(some)).unwrap();
+    }
+    writer.close().unwrap();
+    bytes
+}
+
 /// The culprit is sound, but needs more memory than the process may have, while the settings promise more.
 fn culprit(on_redis: bool) {
     const ROWS: u16 = 1100;
@@ -173,7 +205,7 @@ fn culprit(on_redis: bool) {
     let world = World::with(on_redis.then(RedisServer::start), &settings);
     world.write(0..7, 50);
     let bad = world.lake.partition("cpu").join(CULPRIT);
-    let bad_bytes = file_of_long_texts(ROWS.into(), true);
+    let bad_bytes = file_of_long_texts(ROWS.into());
     fs::write(&bad, &bad_bytes).unwrap();
     if on_redis {
         let redis = &mut world.redis();
