@@ -173,11 +173,11 @@ fn spill<'a, K: KeySpace>(
             continue;
         }
         let mut decoder = context.decoder(index, context.shares.load_batch_bytes)?;
-        // What the reader holds counts, but no row group is in the making yet.
+        // What the reader holds counts, and what the allocator keeps of a pile when it is gone.
         let runs_bytes = context.shares.runs_bytes;
         let limit_bytes = (runs_bytes + context.shares.row_group_bytes)
             .saturating_sub(2 * decoder.pages_bytes())
-            .clamp(runs_bytes / 4, runs_bytes);
+            .clamp(runs_bytes / 4, runs_bytes / 2);
         while let Some((batch, bytes)) = decoder.next()? {
             pile.push(context, space, &batch, bytes)?;
             if pile.size_bytes > limit_bytes {

@@ -197,7 +197,7 @@ impl<'a> OutputWriter<'a> {
         self.row_count += self.rows_in_group as u64;
         self.rows_in_group = 0;
         // Writers of `parquet` take one row group at a time, and memory may hold no more.
-        let is_large = self.helper.encoder.memory_bytes() > self.row_group_bytes / 2;
+        let is_large = self.helper.encoder.memory_bytes() > self.row_group_bytes / 4;
         if self.factory.is_some() || is_large {
             self.write_closed()?;
         }
