@@ -10,6 +10,8 @@
 -- ARGV[2] text  who claims; makes each item's text unique, and counts "attempts" in it
 -- ARGV[3] text  how many items, at most
 -- ARGV[4] JSON  optional: layers as for patch_index, for the TTL of moves without time_s
+-- ARGV[5] JSON  optional: array of the values of layer_to that are served; moves to others are
+--               passed over and stay for whom they concern
 --
 -- Reply: array of the items' JSON, as get_merge_plan hands them out one by one; may be empty.
 -- Errors, nothing changed: ERR …
@@ -25,7 +27,20 @@ if not problem and ARGV[4] then
   layers = decode_object(ARGV[4])
   problem = not layers and 'ERR ARGV[4] holds no JSON object of layers'
 end
+local served
+if not problem and ARGV[5] then
+  local ok, names = pcall(cjson.decode, ARGV[5])
+  if ok and type(names) == 'table' then
+    served = {}
+    for _, name in ipairs(names) do
+      served[name] = true
+    end
+  else
+    problem = 'ERR ARGV[5] holds no JSON array of layers'
+  end
+end
 if problem then
   return { err = problem }
 end
-return claim(queue, math.max(1, math.floor(count)), math.max(seconds_from_now(lease_s), now_s + 1), ARGV[2], layers)
+local expires_s = math.max(seconds_from_now(lease_s), now_s + 1)
+return claim(queue, math.max(1, math.floor(count)), expires_s, ARGV[2], layers, served)

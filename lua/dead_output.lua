@@ -1,10 +1,10 @@
 -- dead_output: tells whether an announced output is what a dead worker left, and forgets it.
 --
--- KEYS[1] text  merge
+-- KEYS[1] text  merge or move
 -- KEYS[2] text  database
 -- KEYS[3] text  table
--- KEYS[4] text  <iteration>:<dir>
--- KEYS[5] text  layer
+-- KEYS[4] text  <iteration>:<dir> for merge, else ""
+-- KEYS[5] text  layer; of a move the one that the file leaves
 -- KEYS[6] text  writer id
 -- ARGV[1] JSON  the value in announced:<db>:<table>, as it was read
 -- ARGV[2] text  age in seconds that it must have
@@ -39,7 +39,8 @@ repeat
   local texts = redis.call('LRANGE', queue.processing, start, start + LOOK_ITEMS_MAX - 1)
   for _, text in ipairs(texts) do
     local item = decode_object(text)
-    if item and tostring(item.id) == tostring(output.id) and (item.attempts or 0) == output.attempts then
+    if item and tostring(item.id) == tostring(output.id) and (item.attempts or 0) == output.attempts
+      and (queue.prefix ~= 'move' or item.path_from == output.path_from) then
       return 'held'
     end
   end

@@ -27,7 +27,7 @@ if not item then
   return { err = 'ERR it is not a JSON object; drop it' }
 end
 local counts = { time_s = now_s }
-if KEYS[1] == 'merge' then
+if KEYS[1] ~= 'drop' then
   counts.forgiven = count_in(item, 'attempts')
   counts.failed = 0
 end

@@ -62,6 +62,22 @@ crash_points! {
     PromotePublished = "promote-published",
     /// The output of an attempt that was never committed was removed.
     DeadOutputRemoved = "dead-output-removed",
+    /// A move was claimed.
+    MoveClaimed = "move-claimed",
+    /// Its copy is complete in scratch of the next layer, and equal to the original.
+    MoveCopied = "move-copied",
+    /// The copy's name was announced.
+    MoveAnnounced = "move-announced",
+    /// The copy has its name.
+    MovePublished = "move-published",
+    /// The index names the copy, or the file no more.
+    MoveCommitted = "move-committed",
+    /// A move that cannot be made now was given back.
+    MoveReleased = "move-released",
+    /// A move that can never be made was given up.
+    MoveGivenUp = "move-given-up",
+    /// A move that had nothing left to do was ended.
+    MoveEnded = "move-ended",
     /// Deletes were claimed.
     DropsClaimed = "drops-claimed",
     /// The index was asked, and does not name the file.

@@ -20,7 +20,7 @@ local function queue_keys(prefix, database, table_name, suffix, layer, writer)
     failed = base .. ':failed',
     announced = 'announced:' .. database .. ':' .. table_name,
     outlived = 'outlived:' .. database .. ':' .. table_name,
-    field_prefix = suffix .. ':' .. layer .. ':' .. writer .. ':',
+    field_prefix = (prefix == 'merge' and suffix or prefix) .. ':' .. layer .. ':' .. writer .. ':',
   }
 end
 
@@ -32,13 +32,18 @@ local function queue_problem(queue)
     or wrong_type(queue.outlived, 'hash')
 end
 
--- The field of one claim in the hashes announced:… and outlived:….
-local function claim_field(queue, id, attempts)
-  return queue.field_prefix .. tostring(id) .. ':' .. tostring(attempts or 0)
+-- The field of one claim in the hashes announced:… and outlived:…. Moves of one queue may share an
+-- id, so theirs also names the file.
+local function claim_field(queue, item, attempts)
+  local field = queue.field_prefix .. tostring(item.id) .. ':' .. tostring(attempts or 0)
+  if queue.prefix == 'move' then
+    field = field .. ':' .. tostring(item.path_from)
+  end
+  return field
 end
 
 local function announced_field(queue, item)
-  return claim_field(queue, item.id, item.attempts)
+  return claim_field(queue, item, item.attempts)
 end
 
 -- A count of our own in an item; anything else that stands there is none.
@@ -108,12 +113,20 @@ local function due_without_time(queue, item, layers)
   return now_s
 end
 
+-- Moves to layers that the caller does not serve, behind which a call still looks.
+local PASSED_ITEMS_MAX = 1000
+
+local function is_passed_over(queue, item, served)
+  return served and queue.prefix == 'move' and type(item.layer_to) == 'string' and not served[item.layer_to]
+end
+
 -- Reads a list's head, then further. Returns what is due (text, item, due_s), at most `count`,
 -- and what can never be due (text, reason). Changes nothing.
-local function look(queue, list_key, count, layers)
+local function look(queue, list_key, count, layers, served)
   local due, broken = {}, {}
-  local start, bytes, step = 0, 0, count > 1 and count or 1
-  while #due < count and start < LOOK_ITEMS_MAX + count and bytes < LOOK_BYTES_MAX do
+  local start, bytes, step, passed = 0, 0, count > 1 and count or 1, 0
+  while #due < count and start < LOOK_ITEMS_MAX + count + math.min(passed, PASSED_ITEMS_MAX)
+    and bytes < LOOK_BYTES_MAX do
     local texts = redis.call('LRANGE', list_key, start, start + step - 1)
     for _, text in ipairs(texts) do
       bytes = bytes + #text
@@ -123,6 +136,8 @@ local function look(queue, list_key, count, layers)
         local due_s, reason
         if not item then
           reason = 'it is not a JSON object'
+        elseif is_passed_over(queue, item, served) then
+          passed, due_s = passed + 1, math.huge
         elseif type(item.time_s) == 'number' then
           due_s = item.time_s
         elseif item.time_s == nil then
@@ -160,12 +175,12 @@ local OUTLIVED_ATTEMPTS_MAX = 16
 -- Attempts of this plan whose worker lost the lease and lived to say so; each is told once.
 local function take_outlived(queue, item)
   local attempts = count_in(item, 'attempts')
-  if queue.prefix ~= 'merge' or attempts == 0 or redis.call('EXISTS', queue.outlived) == 0 then
+  if queue.prefix == 'drop' or attempts == 0 or redis.call('EXISTS', queue.outlived) == 0 then
     return 0
   end
   local fields = {}
   for attempt = math.max(1, attempts - OUTLIVED_ATTEMPTS_MAX), attempts do
-    fields[#fields + 1] = claim_field(queue, item.id, attempt)
+    fields[#fields + 1] = claim_field(queue, item, attempt)
   end
   return redis.call('HDEL', queue.outlived, unpack(fields))
 end
@@ -201,9 +216,9 @@ end
 
 -- Hands out up to `count` due items, longest due first, so that neither waiting items nor
 -- those of dead workers can starve the others.
-local function claim(queue, count, expires_s, owner, layers)
-  local idle, idle_broken = look(queue, queue.idle, count, layers)
-  local late, late_broken = look(queue, queue.processing, count, layers)
+local function claim(queue, count, expires_s, owner, layers, served)
+  local idle, idle_broken = look(queue, queue.idle, count, layers, served)
+  local late, late_broken = look(queue, queue.processing, count, layers, served)
   set_broken_aside(queue, queue.idle, idle_broken)
   set_broken_aside(queue, queue.processing, late_broken)
   local claimed = {}

@@ -179,6 +179,16 @@ pub struct MergeCommit {
     pub grace: Duration,
 }
 
+/// What a finished move asks the catalog to record, all or nothing.
+#[derive(Debug, Clone)]
+pub struct MoveCommit {
+    /// The layer and the name of the copy; `None` when the file expires, which a catalog allows in
+    /// a last layer whose time is over for the file only.
+    pub to: Option<(LayerName, DataPath)>,
+    /// How long readers may still open the bytes in the old layer.
+    pub grace: Duration,
+}
+
 /// What became of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommitOutcome {
@@ -219,12 +229,14 @@ pub struct Refreshed {
 /// An output that was announced and never committed, and that nobody can commit any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadOutput {
-    /// The queue of its plan.
+    /// Where the output belongs.
     pub queue: MergeQueue,
     /// The bytes, if they were published at all.
     pub path: DataPath,
     /// The inputs of its plan, as far as they are known.
     pub sources: Vec<DataPath>,
+    /// The layer that they lie in.
+    pub sources_layer: LayerName,
     /// What the catalog compares before it forgets it.
     pub token: String,
 }
@@ -525,8 +537,9 @@ pub trait Catalog: Send + Sync + 'static {
     /// Gives a delete back; it is due again after `delay`.
     async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError>;
 
-    /// Takes up to `limit` files whose time in their layer is over. The embedded catalog, which
-    /// works on one layer, has none.
+    /// Takes up to `limit` files whose time in their layer is over: those that go to a layer of
+    /// the policy, or expire in a layer that has a TTL there. Others are left to whom they concern.
+    /// The embedded catalog, which works on one layer, has none.
     async fn claim_moves(
         &self,
         limit: usize,
@@ -540,10 +553,34 @@ pub trait Catalog: Send + Sync + 'static {
     async fn renew_move(&self, claim: &ClaimedMove, lease: Duration)
     -> Result<Lease, CatalogError>;
 
-    /// Gives a move back; it is due again after `delay`.
+    /// Records that bytes will appear under `output` in `layer` before they do.
+    async fn announce_move(
+        &self,
+        claim: &ClaimedMove,
+        layer: &LayerName,
+        output: &DataPath,
+    ) -> Result<(), CatalogError>;
+
+    /// Moves the file's entry, or removes it when it expires, in one atomic call. An answer
+    /// [`CommitOutcome::LeaseLost`] to a file that expires may come after an earlier call that
+    /// was not heard and did it.
+    async fn commit_move(
+        &self,
+        claim: &ClaimedMove,
+        commit: &MoveCommit,
+    ) -> Result<CommitOutcome, CatalogError>;
+
+    /// Gives a move back through no fault of its file; it is due again after `delay` and the
+    /// attempt is forgiven. An announced copy is forgotten: the caller has removed it.
     async fn release_move(&self, claim: &ClaimedMove, delay: Duration) -> Result<(), CatalogError>;
 
-    /// Ends a move whose index change (the new file in, the old one out) was made before.
+    /// As [`release_move`](Self::release_move), after an attempt that failed and counts.
+    async fn retry_move(&self, claim: &ClaimedMove, delay: Duration) -> Result<(), CatalogError>;
+
+    /// Ends a move that cannot succeed: it goes to the failed list, its file stays where it is.
+    async fn fail_move(&self, claim: &ClaimedMove, reason: &str) -> Result<(), CatalogError>;
+
+    /// Ends a move that has nothing left to do, because the index has its file there no more.
     async fn finish_move(&self, claim: &ClaimedMove) -> Result<(), CatalogError>;
 
     /// Outputs that dead workers announced at least `age_min` ago and never committed, at most `limit`.

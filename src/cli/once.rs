@@ -16,10 +16,10 @@ pub enum OnceError {
     /// It could not go on.
     #[error(transparent)]
     Work(#[from] WorkError),
-    /// Some plans were not merged; the log says why.
+    /// Some plans were not merged, or files not moved; the log says why.
     #[error("{0} plans were not merged, see above; they wait for a later run")]
     Failures(u64),
-    /// Some plans wait for free space.
+    /// Some plans or moves wait for free space.
     #[error(
         "{0} plans were not merged for want of free space, see above; they wait for a later run"
     )]
@@ -49,6 +49,7 @@ pub async fn run(config: Config) -> Result<(), OnceError> {
     });
     let OnceReport {
         plans_count,
+        moves_count: _,
         drops_count,
     } = daemon::run_once(&context).await?;
     let totals = &context.totals;
@@ -58,6 +59,8 @@ pub async fn run(config: Config) -> Result<(), OnceError> {
         rows_collapsed = totals.rows_collapsed(),
         promotions = totals.promotions(),
         failures = totals.failures(),
+        moves = totals.moves().0,
+        expired = totals.expiries(),
         drops = drops_count,
         "nothing more is due"
     );

@@ -126,6 +126,7 @@ fn as_json(due: &[Shown], depths: &QueueDepths) -> String {
         .collect();
     let waiting = json!({
         "merges_idle": depths.merges_idle_count, "merges_processing": depths.merges_processing_count,
+        "moves_idle": depths.moves_idle_count, "moves_processing": depths.moves_processing_count,
         "drops_idle": depths.drops_idle_count, "drops_processing": depths.drops_processing_count,
         "failed": depths.failed_count,
     });
@@ -172,10 +173,12 @@ fn as_table(due: &[Shown], depths: &QueueDepths) -> String {
     }
     let _ = writeln!(
         text,
-        "\nmerges: {} due, {} waiting in all, {} running   deletes: {} waiting, {} running   given up or set aside: {}",
+        "\nmerges: {} due, {} waiting in all, {} running   moves: {} waiting, {} running   deletes: {} waiting, {} running   given up or set aside: {}",
         due.len(),
         depths.merges_idle_count,
         depths.merges_processing_count,
+        depths.moves_idle_count,
+        depths.moves_processing_count,
         depths.drops_idle_count,
         depths.drops_processing_count,
         depths.failed_count,

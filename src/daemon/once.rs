@@ -9,6 +9,8 @@ use crate::worker::{self, WorkContext, WorkError};
 pub struct OnceReport {
     /// Plans that were claimed.
     pub plans_count: u64,
+    /// Moves that were claimed.
+    pub moves_count: u64,
     /// Deletes that were ended.
     pub drops_count: u64,
 }
@@ -19,6 +21,7 @@ pub async fn run_once(context: &Arc<WorkContext>) -> Result<OnceReport, WorkErro
     worker::clean(context).await;
     let mut report = OnceReport {
         plans_count: 0,
+        moves_count: 0,
         drops_count: 0,
     };
     loop {
@@ -27,10 +30,12 @@ pub async fn run_once(context: &Arc<WorkContext>) -> Result<OnceReport, WorkErro
         for level in &context.config.levels {
             plans += worker::merge_due(context, level.iteration).await?;
         }
+        let moves = worker::move_due(context).await?;
         let drops = worker::delete_due(context).await?;
         report.plans_count += plans;
+        report.moves_count += moves;
         report.drops_count += drops;
-        if plans + drops == 0 || context.stop.claims.is_cancelled() {
+        if plans + moves + drops == 0 || context.stop.claims.is_cancelled() {
             return Ok(report);
         }
     }

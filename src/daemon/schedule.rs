@@ -1,6 +1,6 @@
 //! When which task runs.
 //!
-//! Each merge level, the deletes and the look for new files are jobs of their own: a level that falls
+//! Each merge level, the moves, the deletes and the look for new files are jobs of their own: a level that falls
 //! behind delays neither deletes nor the look for files, and waits with other levels for a free merge
 //! in turn. A job that still runs is not started again.
 
@@ -164,6 +164,22 @@ fn tasks(context: &Arc<WorkContext>) -> Vec<Task> {
             })
         }),
     ));
+    if worker::serves_moves(config) {
+        let worker = Arc::clone(context);
+        tasks.push(Task::new(
+            "move files to the next layer".to_owned(),
+            config.drops.interval,
+            None,
+            Arc::new(move || {
+                let worker = Arc::clone(&worker);
+                Box::pin(async move {
+                    if let Err(error) = worker::move_due(&worker).await {
+                        tracing::warn!(%error, "moves could not be looked for; trying again");
+                    }
+                })
+            }),
+        ));
+    }
     let worker = Arc::clone(context);
     tasks.push(Task::new(
         "remove what dead workers left".to_owned(),

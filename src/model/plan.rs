@@ -113,13 +113,24 @@ pub struct MoveItem {
     pub path_from: DataPath,
     /// The layer that holds its bytes.
     pub layer_from: LayerName,
-    /// Its name in the next layer: same folder and iteration. Names of the original repeat, so
-    /// a file may be there already.
+    /// Where it goes in the next layer: same folder and iteration. Names of the original repeat, so
+    /// only these count, and the copy gets a name of its own.
     pub path_to: DataPath,
     /// The next layer; `None` when there is none and the file is to be deleted.
     pub layer_to: Option<LayerName>,
     /// Not before this time, Unix seconds.
     pub due_s: i64,
+    /// How often it was claimed, this time included. Only grows: copies are named after it.
+    pub attempts: u32,
+    /// Of these, those that ended by no fault of the file.
+    pub forgiven: u32,
+}
+
+impl MoveItem {
+    /// Attempts that count against the file, this one included.
+    pub fn counted_attempts(&self) -> u32 {
+        self.attempts.saturating_sub(self.forgiven)
+    }
 }
 
 /// A partition and how much is in it.

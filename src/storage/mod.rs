@@ -3,11 +3,13 @@
 //! A file of table `t` in database `d` lies at `<root>/d/t/data/<path>`; unfinished ones
 //! in `<root>/d/t/tmp/`, on the same file system, so that publishing is one rename.
 
+mod copy;
 mod layer;
 mod workspace;
 
 use std::path::PathBuf;
 
+pub use copy::{Copied, copy_checked};
 pub use layer::{Layer, publish_file};
 pub use workspace::{Workspace, create_new};
 
@@ -35,6 +37,14 @@ pub enum StorageError {
     Exists {
         /// The file.
         path: PathBuf,
+    },
+    /// A copy is not what its original is.
+    #[error("{}: differs from {} after it was copied; is the disk failing, or was the file changed?", path.display(), source_path.display())]
+    Differs {
+        /// The copy.
+        path: PathBuf,
+        /// The original.
+        source_path: PathBuf,
     },
     /// An entry or plan names a layer that the configuration does not.
     #[error("layer {name:?} is not configured; add it to [[layers]]")]

@@ -329,7 +329,7 @@ impl Walk<'_> {
                 Difference::new(Kind::StaleAnnouncement, table, &announced.field, detail);
             return self.emit(difference.mended_by(forget));
         }
-        let detail = "announced by a merge that ended without a commit";
+        let detail = "announced by a merge or move that ended without a commit";
         let layer = layer.map_or_else(|| announced.layer.clone(), |layer| layer.name().clone());
         let difference = Difference::new(Kind::DeadOutput, table, path, detail).in_layer(&layer);
         self.emit(

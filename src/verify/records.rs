@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     catalog::audit::{ItemFate, ItemState, Mend, Record, Work},
-    model::TableRef,
+    model::{MoveItem, TableRef},
 };
 
 impl Walk<'_> {
@@ -146,11 +146,34 @@ impl Walk<'_> {
             let detail = format!("the claim on {path} ran out, and nobody took over");
             return self.emit(new(Kind::StaleClaim, detail).mended_by(mend(ItemFate::Release)));
         }
-        if matches!(work, Ok(Work::Drop(_))) && !self.config.policy().serves(writer) {
-            let detail = format!("{path}: worker.writers does not name {:?}", writer.as_str());
-            return self.emit(new(Kind::UnservedItem, detail));
+        let why = if !self.config.policy().serves(writer) {
+            format!("worker.writers does not name {:?}", writer.as_str())
+        } else if let Ok(Work::Move(item)) = &work
+            && let Some(why) = self.why_unserved(item)
+        {
+            why
+        } else {
+            return Ok(());
+        };
+        self.emit(new(Kind::UnservedItem, format!("{path}: {why}")))
+    }
+
+    /// Why no daemon with this configuration makes a move.
+    fn why_unserved(&self, item: &MoveItem) -> Option<String> {
+        let layer = |name| self.config.layers.iter().find(|layer| layer.name == name);
+        let Some(from) = layer(item.layer_from.clone()) else {
+            return Some(format!("layers has no {:?}", item.layer_from.as_str()));
+        };
+        match &item.layer_to {
+            Some(to) if layer(to.clone()).is_none() => {
+                Some(format!("layers has no {:?}", to.as_str()))
+            }
+            None if from.ttl.is_none() => Some(format!(
+                "it would be deleted, and layer {:?} has no ttl in the settings",
+                from.name.as_str()
+            )),
+            _ => None,
         }
-        Ok(())
     }
 }
 

@@ -86,17 +86,44 @@ impl Budgets {
         layer: &Layer,
         input_bytes: u64,
     ) -> Result<Option<Room>, RoomError> {
-        let disk = Arc::clone(&self.disk);
-        let folders: Vec<PathBuf> = [
+        let folders = [
             Some(layer.root().to_owned()),
             config.worker.scratch_dir.clone(),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        ];
+        let need = Need {
+            work: "merge",
+            bytes: input_bytes.saturating_mul(ROOM_FACTOR),
+        };
+        self.reserve_in(config, layer, folders.into_iter().flatten().collect(), need)
+            .await
+    }
+
+    /// Reserves room for a copy in a layer; `None` when there is not enough.
+    pub(super) async fn reserve_copy(
+        &self,
+        config: &Config,
+        layer: &Layer,
+        bytes: u64,
+    ) -> Result<Option<Room>, RoomError> {
+        let need = Need {
+            work: "move",
+            bytes,
+        };
+        self.reserve_in(config, layer, vec![layer.root().to_owned()], need)
+            .await
+    }
+
+    async fn reserve_in(
+        &self,
+        config: &Config,
+        layer: &Layer,
+        folders: Vec<PathBuf>,
+        need: Need,
+    ) -> Result<Option<Room>, RoomError> {
+        let disk = Arc::clone(&self.disk);
         let (layer, min_free) = (layer.name().clone(), config.worker.min_free_bytes);
         // A hung mount must not block the runtime.
-        blocking(move || disk.reserve(&folders, &layer, input_bytes, min_free))
+        blocking(move || disk.reserve(&folders, &layer, need, min_free))
             .await
             .map_err(|_| RoomError {
                 path: PathBuf::new(),
@@ -165,8 +192,15 @@ impl Drop for MemoryGrant {
 struct Disk {
     /// Bytes by file system.
     reserved: Mutex<HashMap<u64, u64>>,
-    /// Layers that were said to have no room.
-    short: Mutex<HashSet<LayerName>>,
+    /// Layers that were said to have no room for this work.
+    short: Mutex<HashSet<(LayerName, &'static str)>>,
+}
+
+/// What room is wanted for, and how much on each file system.
+#[derive(Clone, Copy)]
+struct Need {
+    work: &'static str,
+    bytes: u64,
 }
 
 struct FileSystem {
@@ -195,10 +229,10 @@ impl Disk {
         self: Arc<Self>,
         folders: &[PathBuf],
         layer: &LayerName,
-        input_bytes: u64,
+        need: Need,
         min_free_bytes: Option<u64>,
     ) -> Result<Option<Room>, RoomError> {
-        let needed = input_bytes.saturating_mul(ROOM_FACTOR);
+        let (needed, work) = (need.bytes, need.work);
         let mut systems: Vec<(FileSystem, &PathBuf)> = Vec::new();
         for folder in folders {
             let system = file_system(folder)?;
@@ -217,10 +251,10 @@ impl Disk {
             let wanted = needed.saturating_add(others).saturating_add(kept);
             if system.free_bytes < wanted {
                 drop(reserved);
-                if guard(&self.short).insert(layer.clone()) {
+                if guard(&self.short).insert((layer.clone(), work)) {
                     tracing::warn!(%layer, folder = %folder.display(), free_bytes = system.free_bytes, needed_bytes = needed,
                         kept_free_bytes = kept, reserved_bytes = others,
-                        "too little free space: no merge starts on this layer until there is more; deletes go on");
+                        "too little free space: no {work} starts on this layer until there is more; deletes go on");
                 }
                 return Ok(None);
             }
@@ -230,8 +264,8 @@ impl Disk {
             *reserved.entry(*device).or_default() += needed;
         }
         drop(reserved);
-        if guard(&self.short).remove(layer) {
-            tracing::info!(%layer, "there is room again; merges go on");
+        if guard(&self.short).remove(&(layer.clone(), work)) {
+            tracing::info!(%layer, "there is room again; {work}s go on");
         }
         Ok(Some(Room {
             disk: Arc::clone(&self),
@@ -316,9 +350,13 @@ mod tests {
         let layer = LayerName::parse("hot").unwrap();
         let disk = Arc::new(Disk::default());
         let free = file_system(folder.path()).unwrap().free_bytes;
+        let need = |bytes| Need {
+            work: "merge",
+            bytes,
+        };
         let reserve = |bytes| {
             Arc::clone(&disk)
-                .reserve(&folders, &layer, bytes, Some(0))
+                .reserve(&folders, &layer, need(bytes), Some(0))
                 .unwrap()
         };
         let half = reserve(free / 4).unwrap();
@@ -326,7 +364,7 @@ mod tests {
         drop(half);
         assert!(reserve(free * 2 / 5).is_some());
         assert!(guard(&disk.reserved).values().all(|bytes| *bytes == 0));
-        let kept = Arc::clone(&disk).reserve(&folders, &layer, 0, Some(u64::MAX));
+        let kept = Arc::clone(&disk).reserve(&folders, &layer, need(0), Some(u64::MAX));
         assert!(kept.unwrap().is_none());
     }
 }

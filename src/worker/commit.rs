@@ -9,13 +9,18 @@ use serde_json::{Map, Value};
 
 use super::{
     WorkContext,
+    lease_keeper::Claim,
     merge_run::{Attempt, Published, RunError, blocking},
 };
 use crate::{
-    catalog::{CatalogError, CommitOutcome, MergeCommit},
+    catalog::{CatalogError, CommitOutcome, MergeCommit, MoveCommit},
     crash_points::CrashPoint,
     merge::{ColumnBounds, FileSummary, MergeReport},
-    model::{ClaimedMerge, DataPath, IndexEntry, MergePlan, ModelError, SetAside},
+    model::{
+        ClaimedMerge, ClaimedMove, DataPath, IndexEntry, LayerName, MergePlan, ModelError,
+        SetAside, TableRef,
+    },
+    storage::Layer,
 };
 
 /// Earlier attempts whose outputs are looked for; each of them has looked for those before it.
@@ -38,35 +43,41 @@ pub(super) fn output_path(plan: &MergePlan, attempt: u32) -> Result<DataPath, Mo
         .file(&format!("{name}-{attempt}"), plan.queue.iteration.next())
 }
 
+/// The attempts before this one whose outputs may be left.
+pub(super) fn earlier_attempts(attempts: u32) -> std::ops::Range<u32> {
+    attempts.saturating_sub(DEAD_ATTEMPTS_MAX).max(1)..attempts
+}
+
 /// Removes what earlier attempts published and did not commit. Safe while such a worker still
 /// runs: its lease is void, so its commit is refused.
 pub(super) async fn remove_dead_attempts(attempt: &Attempt<'_>) -> Result<(), RunError> {
     let plan = attempt.plan;
-    let names: Vec<DataPath> = (plan.attempts.saturating_sub(DEAD_ATTEMPTS_MAX).max(1)
-        ..plan.attempts)
+    let names: Vec<DataPath> = earlier_attempts(plan.attempts)
         .map(|earlier| output_path(plan, earlier))
         .collect::<Result<_, _>>()?;
+    remove_unindexed(attempt.context, &plan.queue.table, attempt.layer, names).await
+}
+
+/// Removes outputs of dead attempts that the index does not name.
+pub(super) async fn remove_unindexed(
+    context: &WorkContext,
+    table: &TableRef,
+    layer: &Layer,
+    names: Vec<DataPath>,
+) -> Result<(), RunError> {
     if names.is_empty() {
         return Ok(());
     }
-    let entries = attempt
-        .context
-        .catalog
-        .resolve(&plan.queue.table, &names)
-        .await?;
+    let entries = context.catalog.resolve(table, &names).await?;
     for (name, _) in names
         .into_iter()
         .zip(entries)
         .filter(|(_, entry)| entry.is_none())
     {
-        let (layer, table, path) = (
-            attempt.layer.clone(),
-            plan.queue.table.clone(),
-            name.clone(),
-        );
-        if blocking(move || layer.delete(&table, &path)).await?? {
-            attempt.context.reached(CrashPoint::DeadOutputRemoved);
-            tracing::info!(plan = %plan.queue, file = %name, "removed the output of an attempt that was never committed");
+        let (layer, of, path) = (layer.clone(), table.clone(), name.clone());
+        if blocking(move || layer.delete(&of, &path)).await?? {
+            context.reached(CrashPoint::DeadOutputRemoved);
+            tracing::info!(%table, file = %name, "removed the output of an attempt that was never committed");
         }
     }
     Ok(())
@@ -202,42 +213,83 @@ pub(super) async fn commit(
             .unwrap_or_default(),
         grace: context.config.grace(&claim.plan.queue.layer),
     };
-    let outcome = commit_until_known(context, claim, &commit).await;
+    let outcome = commit_until_known(context, Change::Merge(claim, &commit)).await;
     match (outcome, &published) {
         (Ok(()), _) => {
             log_done(context, claim, published.as_ref(), started);
             Ok(())
         }
         (Err(error), Some(published)) if has_output && output_is_ours_to_remove(&error) => {
-            remove_output(context, published).await;
+            published.remove(context).await;
             Err(error)
         }
         (Err(error), _) => Err(error),
     }
 }
 
-fn output_is_ours_to_remove(error: &RunError) -> bool {
+pub(super) fn output_is_ours_to_remove(error: &RunError) -> bool {
     !matches!(error, RunError::OutputExists | RunError::CommitUnknown(_))
 }
 
+/// A change of the index that was prepared.
+#[derive(Clone, Copy)]
+pub(super) enum Change<'a> {
+    Merge(&'a ClaimedMerge, &'a MergeCommit),
+    Move(&'a ClaimedMove, &'a MoveCommit),
+}
+
+impl Change<'_> {
+    async fn send(self, context: &WorkContext) -> Result<CommitOutcome, CatalogError> {
+        match self {
+            Self::Merge(claim, commit) => context.catalog.commit_merge(claim, commit).await,
+            Self::Move(claim, commit) => context.catalog.commit_move(claim, commit).await,
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Merge(claim, _) => claim.name(),
+            Self::Move(claim, _) => claim.name(),
+        }
+    }
+
+    async fn output_is_indexed(self, context: &WorkContext) -> Result<bool, RunError> {
+        let (table, path) = match self {
+            Self::Merge(_, commit) => match &commit.output {
+                Some(output) => (&output.table, &output.path),
+                None => return Ok(false),
+            },
+            Self::Move(claim, commit) => match &commit.to {
+                Some((_, path)) => (&claim.item.table, path),
+                None => return Ok(false),
+            },
+        };
+        let found = context
+            .catalog
+            .resolve(table, std::slice::from_ref(path))
+            .await
+            .map_err(RunError::CommitUnknown)?;
+        Ok(found.into_iter().flatten().next().is_some())
+    }
+}
+
 /// Asks again when the answer is lost, and asks the index what is true before it believes a refusal.
-async fn commit_until_known(
+pub(super) async fn commit_until_known(
     context: &WorkContext,
-    claim: &ClaimedMerge,
-    commit: &MergeCommit,
+    change: Change<'_>,
 ) -> Result<(), RunError> {
     let mut pause = COMMIT_PAUSE;
     for tries in 1.. {
-        let error = match context.catalog.commit_merge(claim, commit).await {
+        let error = match change.send(context).await {
             Ok(CommitOutcome::Committed) => return Ok(()),
             // An earlier try whose answer was lost may have ended the claim.
-            Ok(CommitOutcome::LeaseLost) if output_is_indexed(context, commit).await? => {
+            Ok(CommitOutcome::LeaseLost) if change.output_is_indexed(context).await? => {
                 return Ok(());
             }
             // It may even have succeeded, and the output been merged further since: readers may have it open.
             Ok(CommitOutcome::LeaseLost) if tries > 1 => {
                 return Err(RunError::CommitUnknown(CatalogError::LeaseLost {
-                    what: claim.plan.queue.to_string(),
+                    what: change.name(),
                 }));
             }
             Ok(CommitOutcome::LeaseLost) => return Err(RunError::LeaseLost),
@@ -248,54 +300,44 @@ async fn commit_until_known(
             Err(error) => return Err(error.into()),
         };
         if tries >= COMMIT_TRIES_MAX {
-            return match output_is_indexed(context, commit).await {
+            return match change.output_is_indexed(context).await {
                 Ok(true) => Ok(()),
                 // The call may still be on its way: nobody may touch the output now.
                 Ok(false) | Err(_) => Err(RunError::CommitUnknown(error)),
             };
         }
-        tracing::warn!(plan = %claim.plan.queue, %error, "commit was not answered; asking again");
+        tracing::warn!(plan = change.name(), %error, "commit was not answered; asking again");
         tokio::time::sleep(pause).await;
         pause *= 2;
     }
     Err(RunError::LeaseLost)
 }
 
-async fn output_is_indexed(context: &WorkContext, commit: &MergeCommit) -> Result<bool, RunError> {
-    let Some(output) = &commit.output else {
-        return Ok(false);
-    };
-    let found = context
-        .catalog
-        .resolve(&output.table, std::slice::from_ref(&output.path))
-        .await
-        .map_err(RunError::CommitUnknown)?;
-    Ok(found.into_iter().flatten().next().is_some())
-}
-
 /// Removes published bytes that the index does not name. When the index cannot be asked they stay:
 /// the plan's next holder removes them.
-pub(super) async fn remove_output(context: &Arc<WorkContext>, published: &Published) {
-    let entry = &published.entry;
+pub(super) async fn remove_output(
+    context: &WorkContext,
+    table: &TableRef,
+    layer: &LayerName,
+    path: &DataPath,
+) {
     let found = context
         .catalog
-        .resolve(&entry.table, std::slice::from_ref(&entry.path))
+        .resolve(table, std::slice::from_ref(path))
         .await;
     if !matches!(found.as_deref(), Ok([None])) {
         return;
     }
-    let Ok(layer) = context.layers.get(&entry.layer).cloned() else {
+    let Ok(layer) = context.layers.get(layer).cloned() else {
         return;
     };
-    let (table, path) = (entry.table.clone(), entry.path.clone());
-    match blocking(move || layer.delete(&table, &path)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "output of a merge without commit could not be removed")
-        }
-        Err(error) => {
-            tracing::warn!(%error, "output of a merge without commit could not be removed")
-        }
+    let (table, path) = (table.clone(), path.clone());
+    let removed = match blocking(move || layer.delete(&table, &path)).await {
+        Ok(removed) => removed.map_err(RunError::from),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = removed {
+        tracing::warn!(%error, "an output without commit could not be removed");
     }
 }
 

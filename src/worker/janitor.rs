@@ -94,7 +94,7 @@ async fn remove(context: &Arc<WorkContext>, dead: &DeadOutput) -> Result<Removed
         return Ok(Removed::OnlyAnnouncement);
     }
     let layer = context.layers.get(&dead.queue.layer)?.clone();
-    if let Some(file) = missing_source(context, dead, &layer).await? {
+    if let Some(file) = missing_source(context, dead).await? {
         tracing::error!(%table, output = %dead.path, missing = %file.display(),
             "the index names a file that is gone, and this output of a forgotten merge may hold its only copy: it is kept; register it by hand (gigamerge import) or put the file back");
         return Ok(Removed::Nothing);
@@ -114,14 +114,14 @@ async fn remove(context: &Arc<WorkContext>, dead: &DeadOutput) -> Result<Removed
 async fn missing_source(
     context: &WorkContext,
     dead: &DeadOutput,
-    layer: &Layer,
 ) -> Result<Option<std::path::PathBuf>, RunError> {
     let table = dead.queue.table.clone();
+    let layer = context.layers.get(&dead.sources_layer)?;
     let entries = context.catalog.resolve(&table, &dead.sources).await?;
     let sources: Vec<_> = entries
         .into_iter()
         .flatten()
-        .filter(|entry| entry.layer == dead.queue.layer)
+        .filter(|entry| entry.layer == dead.sources_layer)
         .map(|entry| layer.data_file(&table, &entry.path))
         .collect();
     blocking(move || {

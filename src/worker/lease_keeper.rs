@@ -1,23 +1,93 @@
-//! Holds a claim: renews it while work goes on, and shows it to the calls that need its newest proof.
+//! Holds a claim of a merge or a move: renews it while work goes on, and shows it to the calls that
+//! need its newest proof.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use tokio::{sync::Mutex, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     catalog::{Catalog, CatalogError},
     merge::MergeControl,
-    model::{ClaimedMerge, DataPath},
+    model::{ClaimedMerge, ClaimedMove, DataPath, LayerName, Lease},
 };
+
+/// A claim that can be prolonged.
+#[async_trait]
+pub(super) trait Claim: Clone + Send + Sync + 'static {
+    async fn renew(&self, catalog: &dyn Catalog, lease: Duration) -> Result<Lease, CatalogError>;
+
+    /// Announces an output in this layer.
+    async fn announce(
+        &self,
+        catalog: &dyn Catalog,
+        layer: &LayerName,
+        output: &DataPath,
+    ) -> Result<(), CatalogError>;
+
+    fn lease(&mut self) -> &mut Lease;
+
+    /// For messages.
+    fn name(&self) -> String;
+}
+
+#[async_trait]
+impl Claim for ClaimedMerge {
+    async fn renew(&self, catalog: &dyn Catalog, lease: Duration) -> Result<Lease, CatalogError> {
+        catalog.renew_merge(self, lease).await
+    }
+
+    /// The layer is that of the plan.
+    async fn announce(
+        &self,
+        catalog: &dyn Catalog,
+        _layer: &LayerName,
+        output: &DataPath,
+    ) -> Result<(), CatalogError> {
+        catalog.announce_output(self, output).await
+    }
+
+    fn lease(&mut self) -> &mut Lease {
+        &mut self.lease
+    }
+
+    fn name(&self) -> String {
+        self.plan.queue.to_string()
+    }
+}
+
+#[async_trait]
+impl Claim for ClaimedMove {
+    async fn renew(&self, catalog: &dyn Catalog, lease: Duration) -> Result<Lease, CatalogError> {
+        catalog.renew_move(self, lease).await
+    }
+
+    async fn announce(
+        &self,
+        catalog: &dyn Catalog,
+        layer: &LayerName,
+        output: &DataPath,
+    ) -> Result<(), CatalogError> {
+        catalog.announce_move(self, layer, output).await
+    }
+
+    fn lease(&mut self) -> &mut Lease {
+        &mut self.lease
+    }
+
+    fn name(&self) -> String {
+        format!("{} {}", self.item.table, self.item.path_from)
+    }
+}
 
 /// The claim with its newest lease. Whoever calls the catalog with it keeps the lock meanwhile:
 /// a renewal in between would make the proof void.
-struct Held {
-    claim: ClaimedMerge,
+struct Held<C> {
+    claim: C,
     /// By this machine's clock, which runs on while the process is stopped. Never later than the
     /// catalog's own reckoning.
     ours_until: Instant,
@@ -25,32 +95,32 @@ struct Held {
     is_answered: bool,
 }
 
-impl Held {
+impl<C: Claim> Held<C> {
     async fn renew(&mut self, catalog: &dyn Catalog, lease: Duration) -> Result<(), CatalogError> {
         let asked_at = Instant::now();
         self.is_answered = false;
-        let renewed = catalog.renew_merge(&self.claim, lease).await;
+        let renewed = self.claim.renew(catalog, lease).await;
         self.is_answered = renewed.is_ok();
-        self.claim.lease = renewed?;
+        *self.claim.lease() = renewed?;
         self.ours_until = asked_at + lease;
         Ok(())
     }
 }
 
 /// Renews until it is stopped or the lease is lost.
-pub(super) struct LeaseKeeper {
+pub(super) struct LeaseKeeper<C = ClaimedMerge> {
     catalog: Arc<dyn Catalog>,
     lease: Duration,
-    held: Arc<Mutex<Held>>,
+    held: Arc<Mutex<Held<C>>>,
     stop: CancellationToken,
     task: JoinHandle<bool>,
 }
 
-impl LeaseKeeper {
+impl<C: Claim> LeaseKeeper<C> {
     /// Renews three times per lease. A lost lease stops the merge through `control`.
     pub(super) fn start(
         catalog: Arc<dyn Catalog>,
-        (claim, claimed_at): (ClaimedMerge, Instant),
+        (claim, claimed_at): (C, Instant),
         lease: Duration,
         control: Arc<MergeControl>,
     ) -> Self {
@@ -77,18 +147,22 @@ impl LeaseKeeper {
     }
 
     /// Announces the output under the newest lease. Returns until when the claim is ours at least.
-    pub(super) async fn announce(&self, output: &DataPath) -> Result<Instant, CatalogError> {
+    pub(super) async fn announce(
+        &self,
+        layer: &LayerName,
+        output: &DataPath,
+    ) -> Result<Instant, CatalogError> {
         let mut held = self.held.lock().await;
         let catalog = self.catalog.as_ref();
         if !held.is_answered || held.ours_until < Instant::now() + self.lease / 2 {
             held.renew(catalog, self.lease).await?;
         }
-        catalog.announce_output(&held.claim, output).await?;
+        held.claim.announce(catalog, layer, output).await?;
         Ok(held.ours_until)
     }
 
     /// Ends renewing, after a renewal under way. Says with the newest lease whether it is still held.
-    pub(super) async fn stop(self) -> (ClaimedMerge, bool) {
+    pub(super) async fn stop(self) -> (C, bool) {
         self.stop.cancel();
         // A panicked keeper may have renewed or not: the commit decides.
         let is_held = self.task.await.unwrap_or(true);
@@ -97,9 +171,9 @@ impl LeaseKeeper {
 }
 
 /// False when the lease was lost.
-async fn keep(
+async fn keep<C: Claim>(
     catalog: Arc<dyn Catalog>,
-    held: Arc<Mutex<Held>>,
+    held: Arc<Mutex<Held<C>>>,
     lease: Duration,
     stopped: CancellationToken,
     control: Arc<MergeControl>,
@@ -123,7 +197,7 @@ async fn keep(
             // The commit is fenced: a lease that ran out meanwhile is noticed there.
             Err(_) if stopped.is_cancelled() => return true,
             Err(error) => {
-                tracing::warn!(plan = %held.claim.plan.queue, %error, "lease could not be renewed; trying again");
+                tracing::warn!(plan = held.claim.name(), %error, "lease could not be renewed; trying again");
             }
         }
     }
@@ -190,7 +264,8 @@ mod tests {
         );
         // Longer than the first lease: it was renewed meanwhile, and its first proof is void.
         tokio::time::sleep(lease * 2).await;
-        let ours_until = keeper.announce(&entry("m.2").path).await.unwrap();
+        let layer = LayerName::default();
+        let ours_until = keeper.announce(&layer, &entry("m.2").path).await.unwrap();
         assert!(ours_until > Instant::now());
         let (claim, is_held) = keeper.stop().await;
         assert!(is_held && !control.is_cancelled());

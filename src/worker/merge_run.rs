@@ -13,6 +13,7 @@ use super::{
     budget::RoomError,
     commit,
     gate::ClaimTurn,
+    hand_back::{RETRY_DELAY_MAX, retry_delay, until_answered},
     lease_keeper::LeaseKeeper,
     promote, sources,
     suspects::{self, Verdict},
@@ -25,13 +26,6 @@ use crate::{
     storage::{Layer, StorageError, Workspace},
 };
 
-/// A failed plan waits this long for each attempt it had, up to a limit.
-const RETRY_DELAY: Duration = Duration::from_secs(10);
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(300);
-/// A plan that cannot be handed back because the catalog is away is handed back when it answers
-/// again, within this time.
-const HAND_BACK_TIME_MAX: Duration = Duration::from_mins(10);
-const HAND_BACK_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Merges longer than this tell how far they are, this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -65,7 +59,7 @@ pub(super) enum RunError {
     RoomUnknown(#[from] RoomError),
     #[error("the lease was lost; another worker goes on")]
     LeaseLost,
-    #[error("input {0} left the index during the merge")]
+    #[error("{0} left the index meanwhile")]
     SourceGone(String),
     #[error("the catalog names the output already")]
     OutputExists,
@@ -113,9 +107,7 @@ impl RunError {
         if self.is_setting() {
             RETRY_DELAY_MAX
         } else {
-            RETRY_DELAY
-                .saturating_mul(attempts.max(1))
-                .min(RETRY_DELAY_MAX)
+            retry_delay(attempts)
         }
     }
 }
@@ -137,6 +129,14 @@ pub(super) struct Published {
     pub(super) set_aside: Vec<SetAside>,
     /// `None` for a promotion.
     pub(super) report: Option<MergeReport>,
+}
+
+impl Published {
+    /// See [`commit::remove_output`].
+    pub(super) async fn remove(&self, context: &WorkContext) {
+        let entry = &self.entry;
+        commit::remove_output(context, &entry.table, &entry.layer, &entry.path).await;
+    }
 }
 
 /// What an attempt came to.
@@ -188,7 +188,7 @@ pub(super) async fn run(
         }
         Ok(made) => {
             if let Made::Output(published) = &made {
-                commit::remove_output(context, published).await;
+                published.remove(context).await;
             }
             Err(RunError::LeaseLost)
         }
@@ -279,7 +279,7 @@ async fn merge_and_publish(
     let announced = match &merged {
         Ok(Some(_)) => {
             attempt.context.reached(CrashPoint::MergeWritten);
-            let announced = keeper.announce(&attempt.output).await;
+            let announced = keeper.announce(attempt.layer.name(), &attempt.output).await;
             attempt.context.reached(CrashPoint::MergeAnnounced);
             announced.map(Some)
         }
@@ -469,16 +469,13 @@ fn ending(context: &WorkContext, plan: &MergePlan, error: &RunError) -> Ending {
     }
 }
 
-/// An attempt of which the catalog hears nothing would count as one that died: it is told when it
-/// answers again.
 async fn end_when_answered(
     context: &Arc<WorkContext>,
     claim: &ClaimedMerge,
     ending: &Ending,
-) -> Result<(), RunError> {
+) -> Result<(), CatalogError> {
     let catalog = &context.catalog;
-    let (started, mut pause) = (Instant::now(), Duration::from_secs(1));
-    loop {
+    until_answered(context, || async {
         let ended = match ending {
             Ending::Release(delay) => catalog.release_merge(claim, *delay).await,
             Ending::Retry(delay) => catalog.retry_merge(claim, *delay).await,
@@ -490,16 +487,7 @@ async fn end_when_answered(
             Ending::GiveUp(_) => CrashPoint::MergeGivenUp,
             Ending::Judged(_) => CrashPoint::MergeJudged,
         });
-        match ended {
-            Err(CatalogError::Unavailable { .. }) if started.elapsed() < HAND_BACK_TIME_MAX => {}
-            // Another worker goes on.
-            Err(CatalogError::LeaseLost { .. }) => return Ok(()),
-            ended => return Ok(ended?),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = context.stop.merges.cancelled() => return Ok(ended?),
-        }
-        pause = (pause * 2).min(HAND_BACK_PAUSE_MAX);
-    }
+        ended
+    })
+    .await
 }

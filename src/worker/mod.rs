@@ -1,17 +1,20 @@
 //! Does the work that the catalog hands out.
 //!
-//! [`merge_due`](merge_task::merge_due) and [`delete_due`](drop_task::delete_due) run until nothing is due;
-//! who calls them when is the daemon's business. Both take no input but the [`WorkContext`]
-//! and leave their result in its [`Totals`].
+//! [`merge_due`](merge_task::merge_due), [`move_due`](move_task::move_due) and
+//! [`delete_due`](drop_task::delete_due) run until nothing is due; who calls them when is the daemon's
+//! business. They take no input but the [`WorkContext`] and leave their result in its [`Totals`].
 
 mod budget;
 mod commit;
 mod drop_task;
 mod gate;
+mod hand_back;
 mod janitor;
 mod lease_keeper;
 mod merge_run;
 mod merge_task;
+mod move_run;
+mod move_task;
 mod promote;
 mod sources;
 mod suspects;
@@ -27,6 +30,7 @@ pub use drop_task::delete_due;
 pub use gate::Gate;
 pub use janitor::{Cleaned, clean};
 pub use merge_task::merge_due;
+pub use move_task::{move_due, serves_moves};
 pub use totals::Totals;
 
 use crate::{catalog::Catalog, config::Config, crash_points::CrashPoint, storage::Layers};
@@ -45,9 +49,9 @@ pub struct WorkContext {
     pub gate: Gate,
     /// What merges may take, all of them together.
     pub budgets: Arc<Budgets>,
-    /// Runs of [`merge_due`] and [`delete_due`]: what they claim is theirs to end or to hand back.
+    /// Runs of [`merge_due`], [`move_due`] and [`delete_due`]: what they claim is theirs to end or to hand back.
     pub claiming: TaskTracker,
-    /// Merges that run.
+    /// Merges and moves that run.
     pub running: TaskTracker,
     /// When to stop.
     pub stop: Stop,
@@ -85,7 +89,7 @@ impl WorkContext {
 pub struct Stop {
     /// Nothing new is claimed.
     pub claims: CancellationToken,
-    /// Running merges stop between batches and hand their plans back.
+    /// Running merges and moves stop between batches and hand their plans back.
     pub merges: CancellationToken,
 }
 

@@ -32,7 +32,9 @@ pub(super) async fn try_promote(
     if !summary.is_sorted {
         return Ok(None);
     }
-    let ours_until = keeper.announce(&attempt.output).await?;
+    let ours_until = keeper
+        .announce(attempt.layer.name(), &attempt.output)
+        .await?;
     attempt.context.reached(CrashPoint::PromoteAnnounced);
     let (layer, output) = (attempt.layer.clone(), attempt.output.clone());
     blocking(move || {

@@ -14,6 +14,9 @@ pub struct Totals {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     drops: AtomicU64,
+    moves: AtomicU64,
+    bytes_moved: AtomicU64,
+    expiries: AtomicU64,
     held_back: AtomicU64,
 }
 
@@ -42,11 +45,20 @@ impl Totals {
         self.drops.fetch_add(count, Ordering::Relaxed);
     }
 
+    pub(super) fn add_move(&self, bytes: u64) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+        self.bytes_moved.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_expiry(&self) {
+        self.expiries.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn add_held_back(&self) {
         self.held_back.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Times that a due plan was left where it is because there was no room for its merge.
+    /// Times that a due plan was left where it is because there was no room for its merge or move.
     pub fn held_back(&self) -> u64 {
         self.held_back.load(Ordering::Relaxed)
     }
@@ -87,6 +99,19 @@ impl Totals {
             self.bytes_in.load(Ordering::Relaxed),
             self.bytes_out.load(Ordering::Relaxed),
         )
+    }
+
+    /// Files that went to the next layer, and their bytes.
+    pub fn moves(&self) -> (u64, u64) {
+        (
+            self.moves.load(Ordering::Relaxed),
+            self.bytes_moved.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Files that left the index because the time of their last layer was over.
+    pub fn expiries(&self) -> u64 {
+        self.expiries.load(Ordering::Relaxed)
     }
 
     /// Replaced files whose bytes are gone.

@@ -577,7 +577,7 @@ fn entries_move_between_catalogs_with_every_field() {
     let (code, _, err) = embedded.run(&["import", "db", "cpu", &url, "--from-catalog"]);
     assert_eq!(code, 1);
     assert!(
-        err.contains("is not at rest: 0 merges run, 1 deletes wait"),
+        err.contains("is not at rest: 0 merges and 0 moves run, 1 deletes wait"),
         "{err}"
     );
     let (code, _, err) = embedded.run(&["import", "db", "cpu", &root, "--from-catalog"]);

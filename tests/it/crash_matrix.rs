@@ -9,12 +9,14 @@ use std::{
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use gigamerge::crash_points::CrashPoint::{self, *};
-use serde_json::Value;
+use redis::Commands;
+use serde_json::{Value, json};
 
 use crate::support::{
     crashing::{self, Crash},
     lake::{HOUR_START_NS, PARTITION, batch, write_file},
     program,
+    redis_server::RedisServer,
     world::{World, assert_states, register},
 };
 
@@ -38,6 +40,16 @@ enum Scenario {
     DeadWorker,
     /// Files from elsewhere.
     Import,
+    /// Three files whose time in their layer is over, and an item of a file that is gone.
+    Move,
+    /// Three files whose time in the last layer is over.
+    Expire,
+    /// A file that is due to move is not there for a while.
+    MoveMissing,
+    /// A file that is due to move is a link.
+    MoveLink,
+    /// An earlier worker died after it had published its copy.
+    DeadMove,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +81,14 @@ fn scenarios(point: CrashPoint) -> (On, &'static [(Scenario, u32)]) {
         // The first of three, and the last.
         DropDeleted => (On::Both, &[(After, 1), (After, 3)]),
         // On a folder, the start itself removes them.
-        DeadOutputRemoved => (On::Redis, &[(DeadWorker, 1)]),
+        DeadOutputRemoved => (On::Redis, &[(DeadWorker, 1), (DeadMove, 1)]),
+        // The first and the last of three.
+        MoveClaimed => (On::Redis, &[(Move, 1), (Move, 3), (Expire, 1)]),
+        MoveCopied | MoveAnnounced | MoveEnded => (On::Redis, &[(Move, 1)]),
+        MovePublished => (On::Redis, &[(Move, 1), (Move, 3)]),
+        MoveCommitted => (On::Redis, &[(Move, 1), (Move, 3), (Expire, 1), (Expire, 3)]),
+        MoveReleased => (On::Redis, &[(MoveMissing, 1)]),
+        MoveGivenUp => (On::Redis, &[(MoveLink, 1)]),
         // Files found, output announced, commit; then a promotion's and the deletes'.
         MetadataWritten | MetadataSynced | MetadataRenamed => (
             On::Folder,
@@ -86,6 +105,34 @@ fn scenarios(point: CrashPoint) -> (On, &'static [(Scenario, u32)]) {
             (On::Both, &[(Import, 1)])
         }
         ImportPublished => (On::Both, &[(Import, 1), (Import, 2)]),
+    }
+}
+
+/// Nothing is merged; what is replaced goes soon.
+const NO_MERGES: &str = "[merge]\nenabled = false\n[drops]\ngrace = \"1s\"\ninterval = \"1s\"\n[worker]\nlease = \"5s\"\n";
+
+impl Scenario {
+    fn world(self, on_redis: bool) -> World {
+        let later: &[(&str, &str)] = match self {
+            Self::Move | Self::MoveMissing | Self::MoveLink | Self::DeadMove => &[("cold", "")],
+            Self::Expire => &[],
+            _ => return World::new(on_redis),
+        };
+        World::layered(Some(RedisServer::start()), NO_MERGES, later, true, "[]")
+    }
+
+    fn is_final(self, world: &World) -> bool {
+        match self {
+            Self::Conflict | Self::MoveLink => true,
+            Self::Expire => world.indexed().is_empty(),
+            Self::Move | Self::MoveMissing | Self::DeadMove => {
+                world.layers_of().values().all(|layer| layer == "cold")
+            }
+            _ => world
+                .indexed()
+                .iter()
+                .all(|name| name.ends_with(".3.parquet")),
+        }
     }
 }
 
@@ -174,7 +221,7 @@ fn run_all(on_redis: bool) {
 /// The states that the case went through; their files live as long as the world.
 fn run_case(case: Case, on_redis: bool) -> (World, Vec<Value>) {
     let what = format!("{:?} {} {}", case.scenario, case.point.name(), case.count);
-    let world = World::new(on_redis);
+    let world = case.scenario.world(on_redis);
     let task = prepare(case.scenario, &world);
     let task: Vec<&str> = task.iter().map(String::as_str).collect();
     let crash = Crash {
@@ -205,10 +252,7 @@ fn run_case(case: Case, on_redis: bool) -> (World, Vec<Value>) {
         settle(&world, case.scenario, &format!("{what} again"), &mut states);
     }
     world.assert_nothing_stray(&what);
-    assert!(
-        world.lake.leftovers("cpu").is_empty(),
-        "{what}: scratch was left"
-    );
+    assert!(world.leftovers().is_empty(), "{what}: scratch was left");
     (world, states)
 }
 
@@ -247,26 +291,39 @@ fn prepare(scenario: Scenario, world: &World) -> Vec<String> {
     if scenario == Scenario::Missing {
         // Registered, but not due yet.
         run_once(world);
+    }
+    if matches!(
+        scenario,
+        Scenario::Missing | Scenario::MoveMissing | Scenario::MoveLink
+    ) {
         let name = world.lake.files("cpu").remove(0);
-        fs::rename(
-            world.lake.partition("cpu").join(&name),
-            world.folder.path().join("hidden"),
-        )
-        .unwrap();
+        let file = world.lake.partition("cpu").join(&name);
+        let hidden = world.folder.path().join("hidden");
+        fs::rename(&file, &hidden).unwrap();
+        if scenario == Scenario::MoveLink {
+            std::os::unix::fs::symlink(&hidden, &file).unwrap();
+        }
+    }
+    if scenario == Scenario::Move {
+        let item = json!({"id": "gone", "writer_id": "", "database": "db", "table": "cpu",
+            "path_from": format!("{PARTITION}/gone.1.parquet"), "layer_from": "hot",
+            "path_to": format!("{PARTITION}/to.1.parquet"), "layer_to": "cold", "time_s": 1});
+        let list = "move:db:cpu:hot::idle";
+        let _: i64 = world.redis().rpush(list, item.to_string()).unwrap();
     }
     std::thread::sleep(Duration::from_millis(2100));
     if scenario == Scenario::After {
         run_once(world);
         std::thread::sleep(Duration::from_millis(2100));
     }
-    if scenario == Scenario::DeadWorker {
-        assert!(
-            crashing::run(
-                Crash::kill(MergePublished),
-                &["once", "--config", &world.config]
-            )
-            .0
-        );
+    let dead = match scenario {
+        Scenario::DeadWorker => Some(MergePublished),
+        Scenario::DeadMove => Some(MovePublished),
+        _ => None,
+    };
+    if let Some(point) = dead {
+        let task = ["once", "--config", &world.config];
+        assert!(crashing::run(Crash::kill(point), &task).0);
     }
     once
 }
@@ -292,7 +349,7 @@ fn write_conflict(world: &World) {
 }
 
 fn mend(scenario: Scenario, world: &World) {
-    if scenario == Scenario::Missing {
+    if matches!(scenario, Scenario::Missing | Scenario::MoveMissing) {
         let name = world
             .indexed()
             .difference(&world.on_disk())
@@ -315,12 +372,16 @@ fn run_once(world: &World) {
 /// What must hold at every moment.
 fn look(world: &World, what: &str, scenario: Scenario) -> Value {
     world.assert_one_holder(what);
-    if scenario == Scenario::Missing && world.on_disk() != world.indexed() {
+    let hides = matches!(scenario, Scenario::Missing | Scenario::MoveMissing);
+    if hides && !world.indexed().is_subset(&world.on_disk()) {
         // The test itself hides a file.
         return serde_json::json!({"name": what, "outputs": [], "inputs": [], "may_lack": true});
     }
     world.assert_bytes_are_there(what);
-    world.state(what, scenario == Scenario::Import)
+    world.state(
+        what,
+        matches!(scenario, Scenario::Import | Scenario::Expire),
+    )
 }
 
 /// The shipped program goes on until everything is done.
@@ -340,12 +401,8 @@ fn settle(world: &World, scenario: Scenario, what: &str, states: &mut Vec<Value>
             states.push(look(world, &format!("{what} {}", states.len()), scenario));
             seen = Some(visible);
         }
-        let is_final = scenario == Scenario::Conflict
-            || world
-                .indexed()
-                .iter()
-                .all(|name| name.ends_with(".3.parquet"));
-        if is_final && world.is_at_rest() && !world.indexed().is_empty() {
+        let is_empty = world.indexed().is_empty() && scenario != Scenario::Expire;
+        if scenario.is_final(world) && world.is_at_rest() && !is_empty {
             break;
         }
         assert!(
@@ -358,6 +415,6 @@ fn settle(world: &World, scenario: Scenario, what: &str, states: &mut Vec<Value>
         std::thread::sleep(Duration::from_millis(400));
     }
     let mut last = look(world, &format!("{what} at rest"), scenario);
-    last["may_lack"] = false.into();
+    last["may_lack"] = (scenario == Scenario::Expire).into();
     states.push(last);
 }

@@ -37,6 +37,8 @@ mod merge_files;
 mod merge_files_command;
 mod merge_properties;
 mod merge_settings;
+mod moves;
+mod moves_script;
 mod one_holder;
 mod poison;
 mod protocol_model;

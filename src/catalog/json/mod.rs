@@ -42,7 +42,7 @@ use self::{
 };
 use super::{
     Catalog, CatalogError, CommitOutcome, DeadOutput, EntryFilter, EntryStream, MergeCommit,
-    Policy, QueueDepths, Refreshed, Replacement, Retried, Undeleted,
+    MoveCommit, Policy, QueueDepths, Refreshed, Replacement, Retried, Undeleted,
 };
 use crate::{
     crash_points::CrashPoints,
@@ -439,6 +439,31 @@ impl Catalog for JsonCatalog {
         claim: &ClaimedMove,
         _delay: Duration,
     ) -> Result<(), CatalogError> {
+        Err(not_ours(claim))
+    }
+
+    async fn announce_move(
+        &self,
+        claim: &ClaimedMove,
+        _layer: &LayerName,
+        _output: &DataPath,
+    ) -> Result<(), CatalogError> {
+        Err(not_ours(claim))
+    }
+
+    async fn commit_move(
+        &self,
+        _claim: &ClaimedMove,
+        _commit: &MoveCommit,
+    ) -> Result<CommitOutcome, CatalogError> {
+        Ok(CommitOutcome::LeaseLost)
+    }
+
+    async fn retry_move(&self, claim: &ClaimedMove, _delay: Duration) -> Result<(), CatalogError> {
+        Err(not_ours(claim))
+    }
+
+    async fn fail_move(&self, claim: &ClaimedMove, _reason: &str) -> Result<(), CatalogError> {
         Err(not_ours(claim))
     }
 

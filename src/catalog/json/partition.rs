@@ -242,6 +242,7 @@ impl Partition {
             },
             path,
             sources: Vec::new(),
+            sources_layer: self.layer.clone(),
             token: String::new(),
         }
     }

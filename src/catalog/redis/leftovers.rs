@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{
-    RedisCatalog, keys,
+    RedisCatalog,
+    keys::{self, FileQueue, FileWork, ScriptKeys},
     scripts::{self, Announced},
 };
 use crate::{
@@ -31,6 +32,8 @@ struct Announcement {
     writer: String,
     #[serde(default)]
     paths: Vec<String>,
+    /// Of a move: the layer that the file was to leave.
+    layer_from: Option<String>,
 }
 
 impl RedisCatalog {
@@ -71,11 +74,33 @@ impl RedisCatalog {
 
     /// An output that the index names is also an announcement to forget.
     async fn is_dead(&self, output: &DeadOutput, age_min: Duration) -> Result<bool, CatalogError> {
-        let keys = keys::merge_keys(&output.queue);
+        let keys = script_keys(output);
         let found =
             scripts::dead_output(&self.connection, &keys, &output.token, age_min, false).await?;
         Ok(found != Announced::Open)
     }
+
+    pub(super) async fn forget_dead_output(&self, dead: &DeadOutput) -> Result<(), CatalogError> {
+        let keys = script_keys(dead);
+        scripts::dead_output(&self.connection, &keys, &dead.token, Duration::ZERO, true)
+            .await
+            .map(drop)
+    }
+}
+
+/// The queue of the merge or move that announced it.
+fn script_keys(output: &DeadOutput) -> ScriptKeys {
+    let is_move = serde_json::from_str::<Announcement>(&output.token)
+        .is_ok_and(|announcement| announcement.layer_from.is_some());
+    if !is_move {
+        return keys::merge_keys(&output.queue);
+    }
+    keys::file_keys(&FileQueue {
+        work: FileWork::Move,
+        table: output.queue.table.clone(),
+        layer: output.sources_layer.clone(),
+        writer: output.queue.writer.clone(),
+    })
 }
 
 fn dead_output(table: &TableRef, text: &[u8]) -> Result<DeadOutput, String> {
@@ -83,19 +108,33 @@ fn dead_output(table: &TableRef, text: &[u8]) -> Result<DeadOutput, String> {
     let found: Announcement =
         serde_json::from_str(&text).map_err(|error| format!("an announcement is left: {error}"))?;
     let refused = |error: &dyn std::fmt::Display| format!("an announcement is left: {error}");
-    let (iteration, dir) = found
-        .suffix
-        .split_once(':')
-        .ok_or_else(|| refused(&"its suffix names no folder"))?;
+    let path = DataPath::parse(&found.path).map_err(|error| refused(&error))?;
+    let layer = LayerName::parse(&found.layer).map_err(|error| refused(&error))?;
+    let (iteration, dir, sources_layer) = match &found.layer_from {
+        Some(from) => {
+            let from = LayerName::parse(from).map_err(|error| refused(&error))?;
+            (path.iteration(), path.dir(), from)
+        }
+        None => {
+            let (iteration, dir) = found
+                .suffix
+                .split_once(':')
+                .ok_or_else(|| refused(&"its suffix names no folder"))?;
+            let iteration = Iteration(iteration.parse().map_err(|error| refused(&error))?);
+            let dir = PartitionDir::parse(dir).map_err(|error| refused(&error))?;
+            (iteration, dir, layer.clone())
+        }
+    };
     Ok(DeadOutput {
         queue: MergeQueue {
             table: table.clone(),
-            iteration: Iteration(iteration.parse().map_err(|error| refused(&error))?),
-            dir: PartitionDir::parse(dir).map_err(|error| refused(&error))?,
-            layer: LayerName::parse(&found.layer).map_err(|error| refused(&error))?,
+            iteration,
+            dir,
+            layer,
             writer: WriterId::parse(&found.writer).map_err(|error| refused(&error))?,
         },
-        path: DataPath::parse(&found.path).map_err(|error| refused(&error))?,
+        path,
+        sources_layer,
         // Paths that cannot be used were not merged.
         sources: found
             .paths

@@ -13,6 +13,7 @@ mod finder;
 mod index;
 mod keys;
 mod leftovers;
+mod moves;
 mod quarantine;
 mod query;
 mod queues;
@@ -36,7 +37,7 @@ use self::{
 };
 use super::{
     BROUGHT_BACK, Catalog, CatalogError, CommitOutcome, DeadOutput, EntryFilter, EntryStream,
-    MergeCommit, Policy, QueueDepths, Refreshed, Replacement, Retried, Undeleted,
+    MergeCommit, MoveCommit, Policy, QueueDepths, Refreshed, Replacement, Retried, Undeleted,
 };
 use crate::{
     config::RedisConfig,
@@ -62,6 +63,7 @@ pub struct RedisCatalog {
     rules: RwLock<Arc<Rules>>,
     reports: Reports,
     finder: tokio::sync::Mutex<finder::Finder>,
+    move_queues: tokio::sync::Mutex<moves::Queues>,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,7 @@ impl RedisCatalog {
             rules: RwLock::new(Rules::new(policy)),
             reports: Reports::default(),
             finder: tokio::sync::Mutex::default(),
+            move_queues: tokio::sync::Mutex::default(),
         })
     }
 
@@ -156,6 +159,32 @@ impl RedisCatalog {
             context: context.to_owned(),
             reason: "keys are made faster than they can be listed".to_owned(),
         })
+    }
+}
+
+/// Sends a commit until it is answered. After an answer was lost, a lost lease says nothing any more.
+async fn resend<T: Future<Output = Result<CommitOutcome, CatalogError>>>(
+    context: &str,
+    plan: &str,
+    send: impl Fn() -> T,
+) -> Result<CommitOutcome, CatalogError> {
+    let mut tries = 1;
+    loop {
+        match send().await {
+            Err(CatalogError::Unavailable { reason, .. }) if tries < COMMIT_TRIES_MAX => {
+                tracing::warn!(plan, reason, tries, "commit is sent again");
+                tokio::time::sleep(COMMIT_PAUSE * tries).await;
+                tries += 1;
+            }
+            // The lost call may have committed, and the output been merged further since.
+            Ok(CommitOutcome::LeaseLost) if tries > 1 => {
+                return Err(CatalogError::Unavailable {
+                    context: context.to_owned(),
+                    reason: "an answer was lost, and the plan is not ours any more".to_owned(),
+                });
+            }
+            outcome => return outcome,
+        }
     }
 }
 
@@ -287,7 +316,7 @@ impl Catalog for RedisCatalog {
         let queue = &claim.plan.queue;
         let keys = keys::merge_keys(queue);
         let token = &claim.lease.token;
-        if scripts::announce_output(&self.connection, &keys, token, output.as_str()).await? {
+        if scripts::announce_output(&self.connection, &keys, token, output.as_str(), None).await? {
             Ok(())
         } else {
             Err(lease_lost(queue))
@@ -324,24 +353,10 @@ impl Catalog for RedisCatalog {
             set_aside: &set_aside,
         };
         let keys = keys::merge_keys(&claim.plan.queue);
-        let mut tries = 1;
-        loop {
-            match scripts::end_merge(&self.connection, &keys, &call).await {
-                Err(CatalogError::Unavailable { reason, .. }) if tries < COMMIT_TRIES_MAX => {
-                    tracing::warn!(plan = %claim.plan.id, reason, tries, "commit is sent again");
-                    tokio::time::sleep(COMMIT_PAUSE * tries).await;
-                    tries += 1;
-                }
-                // The lost call may have committed, and the output been merged further since.
-                Ok(CommitOutcome::LeaseLost) if tries > 1 => {
-                    return Err(CatalogError::Unavailable {
-                        context: "committing a merge".to_owned(),
-                        reason: "an answer was lost, and the plan is not ours any more".to_owned(),
-                    });
-                }
-                outcome => return outcome,
-            }
-        }
+        resend("committing a merge", claim.plan.id.as_str(), || {
+            scripts::end_merge(&self.connection, &keys, &call)
+        })
+        .await
     }
 
     async fn release_merge(
@@ -434,7 +449,8 @@ impl Catalog for RedisCatalog {
 
     async fn release_drop(&self, claim: &ClaimedDrop, delay: Duration) -> Result<(), CatalogError> {
         let queue = queues::drop_queue_of(claim);
-        self.release_file(&queue, &claim.lease.token, delay, &claim.item.path)
+        let (token, count_as) = (&claim.lease.token, CountAs::Nothing);
+        self.release_file(&queue, token, delay, count_as, &claim.item.path)
             .await
     }
 
@@ -451,19 +467,42 @@ impl Catalog for RedisCatalog {
         claim: &ClaimedMove,
         lease: Duration,
     ) -> Result<Lease, CatalogError> {
-        let queue = queues::move_queue_of(claim);
+        let queue = moves::queue_of(claim);
         self.renew_file(&queue, &claim.lease.token, lease, &claim.item.path_from)
             .await
     }
 
+    async fn announce_move(
+        &self,
+        claim: &ClaimedMove,
+        layer: &LayerName,
+        output: &DataPath,
+    ) -> Result<(), CatalogError> {
+        self.announce_copy(claim, layer, output).await
+    }
+
+    async fn commit_move(
+        &self,
+        claim: &ClaimedMove,
+        commit: &MoveCommit,
+    ) -> Result<CommitOutcome, CatalogError> {
+        self.end_move(claim, commit).await
+    }
+
     async fn release_move(&self, claim: &ClaimedMove, delay: Duration) -> Result<(), CatalogError> {
-        let queue = queues::move_queue_of(claim);
-        self.release_file(&queue, &claim.lease.token, delay, &claim.item.path_from)
-            .await
+        self.give_move_back(claim, delay, CountAs::Forgiven).await
+    }
+
+    async fn retry_move(&self, claim: &ClaimedMove, delay: Duration) -> Result<(), CatalogError> {
+        self.give_move_back(claim, delay, CountAs::Failed).await
+    }
+
+    async fn fail_move(&self, claim: &ClaimedMove, reason: &str) -> Result<(), CatalogError> {
+        self.give_move_up(claim, reason).await
     }
 
     async fn finish_move(&self, claim: &ClaimedMove) -> Result<(), CatalogError> {
-        let queue = queues::move_queue_of(claim);
+        let queue = moves::queue_of(claim);
         self.finish_file(&queue, &claim.lease.token, &claim.item.path_from)
             .await
     }
@@ -510,10 +549,7 @@ impl Catalog for RedisCatalog {
     }
 
     async fn forget_output(&self, dead: &DeadOutput) -> Result<(), CatalogError> {
-        let keys = keys::merge_keys(&dead.queue);
-        scripts::dead_output(&self.connection, &keys, &dead.token, Duration::ZERO, true)
-            .await
-            .map(drop)
+        self.forget_dead_output(dead).await
     }
 
     async fn queue_depths(&self) -> Result<QueueDepths, CatalogError> {

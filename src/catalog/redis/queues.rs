@@ -6,20 +6,21 @@ use super::{
     RedisCatalog,
     keys::{self, FileQueue, FileWork, ListState},
     lease_lost, lease_of,
+    moves::served_layers,
     scripts::{self, CountAs, ListEnd},
     wire::{self, PLAN_PATHS_MAX},
 };
 use crate::{
     catalog::{CatalogError, QueueDepths},
-    model::{
-        ClaimedDrop, ClaimedMerge, ClaimedMove, Iteration, Lease, MergePlan, MergeQueue, PlanPart,
-    },
+    model::{ClaimedDrop, ClaimedMerge, Iteration, Lease, MergePlan, MergeQueue, PlanPart},
 };
 
 /// Due plans taken from one list in one look.
 const PEEK_PLANS_MAX: usize = 128;
 /// Items of one queue that are claimed only to be set aside, in one call.
 const UNUSABLE_ITEMS_MAX: usize = 16;
+/// Deletes or moves that are claimed only to be set aside, for one claim; the next one goes on.
+const UNUSABLE_FILES_MAX: usize = 1000;
 /// Deletes or moves that one call of the script hands out.
 const CLAIM_FILES_MAX: usize = 500;
 /// Commands in one round trip.
@@ -94,7 +95,8 @@ impl RedisCatalog {
         limit: usize,
         lease: Duration,
     ) -> Result<Vec<ClaimedDrop>, CatalogError> {
-        self.claim_files(FileWork::Drop, limit, lease, |token, queue| {
+        let mut queues = self.find_file_queues(FileWork::Drop).await?;
+        self.claim_files(&mut queues, limit, lease, |token, queue| {
             let item = wire::drop_from_json(token, queue)?;
             let lease = lease_from(token)?;
             Ok(ClaimedDrop { item, lease })
@@ -102,27 +104,11 @@ impl RedisCatalog {
         .await
     }
 
-    pub(super) async fn claim_due_moves(
-        &self,
-        limit: usize,
-        lease: Duration,
-    ) -> Result<Vec<ClaimedMove>, CatalogError> {
-        self.claim_files(FileWork::Move, limit, lease, |token, queue| {
-            let item = wire::move_from_json(token, queue)?;
-            let lease = lease_from(token)?;
-            Ok(ClaimedMove { item, lease })
-        })
-        .await
-    }
-
-    /// `parse` makes a claim of an item's text, or says why the item cannot be used.
-    async fn claim_files<T>(
+    /// Queues of writers that are served, in random order: none may wait for ever behind a busy one.
+    pub(super) async fn find_file_queues(
         &self,
         work: FileWork,
-        limit: usize,
-        lease: Duration,
-        parse: impl Fn(&str, &FileQueue) -> Result<T, String>,
-    ) -> Result<Vec<T>, CatalogError> {
+    ) -> Result<Vec<FileQueue>, CatalogError> {
         let policy = self.rules().policy.clone();
         let mut queues = BTreeSet::new();
         for key in self
@@ -141,16 +127,33 @@ impl RedisCatalog {
             }
         }
         let mut queues: Vec<FileQueue> = queues.into_iter().collect();
-        // No queue may wait for ever behind a busy one.
         fastrand::shuffle(&mut queues);
-        let mut claimed = Vec::new();
-        for queue in queues {
-            if claimed.len() >= limit {
-                break;
-            }
+        Ok(queues)
+    }
+
+    /// Takes up to `limit` items from the end of `queues`, and leaves out those queues that have no
+    /// more. `parse` makes a claim of an item's text, or says why the item cannot be used.
+    pub(super) async fn claim_files<T>(
+        &self,
+        queues: &mut Vec<FileQueue>,
+        limit: usize,
+        lease: Duration,
+        parse: impl Fn(&str, &FileQueue) -> Result<T, String>,
+    ) -> Result<Vec<T>, CatalogError> {
+        let (mut claimed, mut unusable_count) = (Vec::new(), 0);
+        while claimed.len() < limit
+            && unusable_count < UNUSABLE_FILES_MAX
+            && let Some(queue) = queues.last()
+        {
             let wanted = (limit - claimed.len()).min(CLAIM_FILES_MAX);
-            match self.claim_files_of(&queue, wanted, lease, &parse).await {
-                Ok(more) => claimed.extend(more),
+            match self.claim_files_of(queue, wanted, lease, &parse).await {
+                Ok((more, unusable)) => {
+                    if more.len() + unusable < wanted {
+                        queues.pop();
+                    }
+                    claimed.extend(more);
+                    unusable_count += unusable;
+                }
                 Err(error) if claimed.is_empty() => return Err(error),
                 // What was claimed before must be worked on.
                 Err(error) => {
@@ -162,27 +165,42 @@ impl RedisCatalog {
         Ok(claimed)
     }
 
+    /// Also says how many items could not be used and were set aside.
     async fn claim_files_of<T>(
         &self,
         queue: &FileQueue,
         limit: usize,
         lease: Duration,
         parse: impl Fn(&str, &FileQueue) -> Result<T, String>,
-    ) -> Result<Vec<T>, CatalogError> {
+    ) -> Result<(Vec<T>, usize), CatalogError> {
         let keys = keys::file_keys(queue);
-        let layers = &self.rules().planning.layers_json;
-        let mut claimed = Vec::new();
-        for token in scripts::claim_drops(&self.connection, &keys, lease, limit, layers).await? {
+        let rules = self.rules();
+        let layers = &rules.planning.layers_json;
+        let served = match queue.work {
+            FileWork::Drop => None,
+            FileWork::Move => Some(served_layers(&rules.policy, &queue.layer)),
+        };
+        let tokens = scripts::claim_drops(
+            &self.connection,
+            &keys,
+            lease,
+            limit,
+            layers,
+            served.as_deref(),
+        );
+        let (mut claimed, mut unusable_count) = (Vec::new(), 0);
+        for token in tokens.await? {
             match parse(&token, queue) {
                 Ok(claim) => claimed.push(claim),
                 Err(reason) => {
                     let list = keys::file_list(queue, ListState::Failed);
                     self.reports.warn_once(&list, &reason);
                     scripts::fail_plan(&self.connection, &keys, &token, &reason).await?;
+                    unusable_count += 1;
                 }
             }
         }
-        Ok(claimed)
+        Ok((claimed, unusable_count))
     }
 
     pub(super) async fn renew_file(
@@ -204,11 +222,12 @@ impl RedisCatalog {
         queue: &FileQueue,
         token: &str,
         delay: Duration,
+        count_as: CountAs,
         what: &(dyn std::fmt::Display + Sync),
     ) -> Result<(), CatalogError> {
         let keys = keys::file_keys(queue);
         // At the tail: a file that cannot be worked on must not stand before the others.
-        let (end, count_as) = (ListEnd::Tail, CountAs::Nothing);
+        let end = ListEnd::Tail;
         if scripts::release_plan(&self.connection, &keys, token, delay, end, count_as).await? {
             Ok(())
         } else {
@@ -303,18 +322,8 @@ pub(super) fn drop_queue_of(claim: &ClaimedDrop) -> FileQueue {
     }
 }
 
-/// The queue that a claimed move came from.
-pub(super) fn move_queue_of(claim: &ClaimedMove) -> FileQueue {
-    FileQueue {
-        work: FileWork::Move,
-        table: claim.item.table.clone(),
-        layer: claim.item.layer_from.clone(),
-        writer: claim.item.writer.clone(),
-    }
-}
-
 /// The lease that an item's text stands for.
-fn lease_from(token: &str) -> Result<Lease, String> {
+pub(super) fn lease_from(token: &str) -> Result<Lease, String> {
     Ok(Lease {
         expires_at_s: wire::due_s_of(token)?,
         token: token.to_owned(),

@@ -48,7 +48,7 @@ impl Script {
     }
 
     /// By SHA1; a server that does not know the script (any more) is sent the text.
-    async fn call<T: FromRedisValue>(
+    pub(super) async fn call<T: FromRedisValue>(
         &self,
         connection: &Connection,
         context: &str,
@@ -74,6 +74,7 @@ impl Script {
 static PATCH_INDEX: LazyLock<Script> = script!("patch_index", "entry", "index");
 static GET_MERGE_PLAN: LazyLock<Script> = script!("get_merge_plan", "queue");
 static END_MERGE: LazyLock<Script> = script!("end_merge", "queue", "entry", "index");
+pub(super) static END_MOVE: LazyLock<Script> = script!("end_move", "queue", "entry", "index");
 static CLAIM_DROPS: LazyLock<Script> = script!("claim_drops", "queue");
 static RENEW_LEASE: LazyLock<Script> = script!("renew_lease", "queue");
 static RELEASE_PLAN: LazyLock<Script> = script!("release_plan", "queue");
@@ -89,11 +90,12 @@ static PEEK_PLANS: LazyLock<Script> = script!("peek_plans");
 static MEND: LazyLock<Script> = script!("mend", "queue", "entry", "index");
 
 /// Every script, those of the contract first.
-pub fn all() -> [&'static Script; 16] {
+pub fn all() -> [&'static Script; 17] {
     [
         &PATCH_INDEX,
         &GET_MERGE_PLAN,
         &END_MERGE,
+        &END_MOVE,
         &CLAIM_DROPS,
         &RENEW_LEASE,
         &RELEASE_PLAN,
@@ -181,20 +183,20 @@ fn as_text(item: Vec<u8>) -> Option<String> {
         .ok()
 }
 
+/// `served_json`: of moves, the values of `layer_to` that may be claimed; `None` for all.
 pub(super) async fn claim_drops(
     connection: &Connection,
     queue: &ScriptKeys,
     lease: Duration,
     limit: usize,
     layers_json: &str,
+    served_json: Option<&str>,
 ) -> Result<Vec<String>, CatalogError> {
+    let (lease, nonce, limit) = (seconds(lease), nonce(), limit.to_string());
+    let mut arguments = vec![lease.as_str(), &nonce, &limit, layers_json];
+    arguments.extend(served_json);
     let items: Vec<Vec<u8>> = CLAIM_DROPS
-        .call(
-            connection,
-            "claiming deletes or moves",
-            queue,
-            &[&seconds(lease), &nonce(), &limit.to_string(), layers_json],
-        )
+        .call(connection, "claiming deletes or moves", queue, &arguments)
         .await?;
     Ok(items.into_iter().filter_map(as_text).collect())
 }
@@ -280,15 +282,18 @@ pub(super) async fn fail_plan(
         .await
 }
 
-/// Whether the claim was still ours.
+/// Whether the claim was still ours. `layer`: of a move, the one that gets the bytes.
 pub(super) async fn announce_output(
     connection: &Connection,
     queue: &ScriptKeys,
     token: &str,
     output: &str,
+    layer: Option<&str>,
 ) -> Result<bool, CatalogError> {
+    let mut arguments = vec![token, output];
+    arguments.extend(layer);
     ANNOUNCE_OUTPUT
-        .call(connection, "announcing an output", queue, &[token, output])
+        .call(connection, "announcing an output", queue, &arguments)
         .await
 }
 
@@ -391,6 +396,14 @@ pub(super) async fn end_merge(
     let reply: Vec<String> = END_MERGE
         .call(connection, context, &keys, &arguments)
         .await?;
+    commit_outcome(context, &reply)
+}
+
+/// What `end_merge` and `end_move` say.
+pub(super) fn commit_outcome(
+    context: &str,
+    reply: &[String],
+) -> Result<CommitOutcome, CatalogError> {
     match reply.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["committed"] => Ok(CommitOutcome::Committed),
         ["lease_lost"] => Ok(CommitOutcome::LeaseLost),
@@ -398,7 +411,7 @@ pub(super) async fn end_merge(
         ["source_gone", path] => Ok(CommitOutcome::SourceGone(path.to_owned())),
         _ => Err(CatalogError::Refused {
             context: context.to_owned(),
-            reason: format!("end_merge gave an unknown reply {reply:?}"),
+            reason: format!("the script gave an unknown reply {reply:?}"),
         }),
     }
 }
@@ -507,7 +520,7 @@ fn mend_keys(table: &TableRef) -> [String; 3] {
     ]
 }
 
-fn nonce() -> String {
+pub(super) fn nonce() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
@@ -522,13 +535,14 @@ mod tests {
 
     use super::*;
 
-    const SOURCES: [(&str, &str); 16] = [
+    const SOURCES: [(&str, &str); 17] = [
         ("patch_index", include_str!("../../../lua/patch_index.lua")),
         (
             "get_merge_plan",
             include_str!("../../../lua/get_merge_plan.lua"),
         ),
         ("end_merge", include_str!("../../../lua/end_merge.lua")),
+        ("end_move", include_str!("../../../lua/end_move.lua")),
         ("claim_drops", include_str!("../../../lua/claim_drops.lua")),
         ("renew_lease", include_str!("../../../lua/renew_lease.lua")),
         (

@@ -200,7 +200,23 @@ pub(super) fn move_from_json(text: &str, queue: &FileQueue) -> Result<MoveItem, 
     if string(&object, "layer_from")? != queue.layer.as_str() {
         return Err("layer_from is not that of its key".to_owned());
     }
-    let layer_to = LayerName::parse(string(&object, "layer_to")?).map_err(|e| e.to_string())?;
+    for (name, of_key) in [
+        ("database", queue.table.database()),
+        ("table", queue.table.table()),
+    ] {
+        let of = string(&object, name)?;
+        if !of.is_empty() && of != of_key {
+            return Err(format!("{name} is not that of its key"));
+        }
+    }
+    // "" deletes the file: a field that got lost must not.
+    let Some(Value::String(layer_to)) = object.get("layer_to") else {
+        return Err("layer_to is missing or not a string".to_owned());
+    };
+    let layer_to = LayerName::parse(layer_to).map_err(|e| e.to_string())?;
+    if layer_to == queue.layer {
+        return Err("layer_to is the layer that the file lies in".to_owned());
+    }
     Ok(MoveItem {
         id: PlanId::new(string(&object, "id")?),
         table: queue.table.clone(),
@@ -210,6 +226,8 @@ pub(super) fn move_from_json(text: &str, queue: &FileQueue) -> Result<MoveItem, 
         path_to,
         layer_to: (!layer_to.as_str().is_empty()).then_some(layer_to),
         due_s: due_s(&object)?,
+        attempts: small_count(&object, "attempts"),
+        forgiven: small_count(&object, "forgiven"),
     })
 }
 

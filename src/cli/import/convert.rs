@@ -131,14 +131,18 @@ fn redis(url: &Secret, config: &Config) -> Result<Opened, ImportError> {
 
 async fn check_rest(catalog: &dyn Catalog, from: &str) -> Result<(), ImportError> {
     let depths = catalog.queue_depths().await?;
-    let merges = depths.merges_processing_count;
+    let (merges, moves) = (
+        depths.merges_processing_count,
+        depths.moves_processing_count,
+    );
     let drops = depths.drops_idle_count + depths.drops_processing_count;
-    if merges + drops == 0 {
+    if merges + moves + drops == 0 {
         Ok(())
     } else {
         Err(ImportError::NotAtRest {
             from: from.to_owned(),
             merges,
+            moves,
             drops,
         })
     }

@@ -119,13 +119,15 @@ pub enum ImportError {
     },
     /// Files of the source are about to change.
     #[error(
-        "{from} is not at rest: {merges} merges run, {drops} deletes wait; stop what works on it, run `gigamerge once` with it until nothing waits, then import"
+        "{from} is not at rest: {merges} merges and {moves} moves run, {drops} deletes wait; stop what works on it, run `gigamerge once` with it until nothing waits, then import"
     )]
     NotAtRest {
         /// The source, without secrets.
         from: String,
         /// Merges handed out.
         merges: u64,
+        /// Moves handed out.
+        moves: u64,
         /// Deletes waiting or handed out.
         drops: u64,
     },

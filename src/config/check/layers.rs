@@ -1,6 +1,9 @@
 //! Layers, and folders as people write them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{
     config::{
@@ -19,6 +22,7 @@ const LAYERS_MAX: usize = 64;
 /// The layers and the places of their roots. Missing parts were reported.
 pub(super) fn check(
     root: &mut Section<'_>,
+    is_embedded: bool,
     report: &Report,
 ) -> (Vec<LayerConfig>, Vec<Setting<PathBuf>>) {
     if !root.has("layers") && !root.has("data_dir") {
@@ -42,14 +46,33 @@ pub(super) fn check(
     }
     let mut layers: Vec<LayerConfig> = Vec::new();
     let mut roots = Vec::new();
-    for section in list.value {
-        let Some((layer, root)) = layer(section, &layers, report) else {
+    let count = list.value.len();
+    for (place, section) in list.value.into_iter().enumerate() {
+        let Some((layer, root, ttl)) = layer(section, &layers, report) else {
             continue;
         };
+        if let Some(ttl) = ttl {
+            warn_of_ttl(&ttl, is_embedded, place + 1 == count, report);
+        }
         layers.push(layer);
         roots.push(root);
     }
     (layers, roots)
+}
+
+/// What a lifetime leads to where it may surprise.
+fn warn_of_ttl(ttl: &Setting<Duration>, is_embedded: bool, is_last: bool, report: &Report) {
+    if is_embedded {
+        report.warning(&ttl.place, "the json catalog moves and expires nothing");
+    } else if is_last {
+        report.warning(
+            &ttl.place,
+            &format!(
+                "files that are older than \"{}\" are deleted for good: this is the last layer",
+                units::format_duration(ttl.value)
+            ),
+        );
+    }
 }
 
 fn only_layer(
@@ -79,7 +102,7 @@ fn layer(
     mut section: Section<'_>,
     earlier: &[LayerConfig],
     report: &Report,
-) -> Option<(LayerConfig, Setting<PathBuf>)> {
+) -> Option<(LayerConfig, Setting<PathBuf>, Option<Setting<Duration>>)> {
     section.require("name", "\"hot\"");
     section.require("url", "\"file:///path\"");
     let name = section
@@ -100,12 +123,6 @@ fn layer(
         }
     }
     section.finish();
-    if let Some(ttl) = &ttl {
-        report.warning(
-            &ttl.place,
-            "is passed on to the catalog, but this version does not move or expire files itself",
-        );
-    }
     let is_s3 = kind
         .as_ref()
         .is_some_and(|kind| kind.value == LayerKind::S3)
@@ -129,10 +146,10 @@ fn layer(
         name: name?,
         root: root.value.clone(),
         is_global: is_global.is_some_and(|is_global| is_global.value),
-        ttl: ttl.map(|ttl| ttl.value),
+        ttl: ttl.as_ref().map(|ttl| ttl.value),
         grace: grace.map(|grace| grace.value),
     };
-    Some((layer, root))
+    Some((layer, root, ttl))
 }
 
 fn check_name(

@@ -48,8 +48,9 @@ pub(super) struct Checked {
 
 pub(super) fn check(mut root: Section<'_>, report: &Report) -> Checked {
     let catalog = catalog::check(root.section("catalog"), report);
-    let (layers, roots) = layers::check(&mut root, report);
-    if layers.len() > 1 && catalog == CatalogConfig::Json {
+    let is_embedded = catalog == CatalogConfig::Json;
+    let (layers, roots) = layers::check(&mut root, is_embedded, report);
+    if layers.len() > 1 && is_embedded {
         report.warning(
             "layers",
             "the json catalog works on the first layer only; the others are left alone",

@@ -1,7 +1,7 @@
 //! A lake with its catalog, seen from outside: through the contract's keys and files only.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -27,10 +27,38 @@ pub struct World {
     pub lake: Lake,
     pub server: Option<RedisServer>,
     pub config: String,
+    /// Layers behind "hot", by name.
+    pub later: Vec<(String, Lake)>,
+    /// Settings of the layers, to be put before other settings.
+    pub layers: String,
+    /// The first layer has a lifetime of a second.
+    has_ttl: bool,
+    /// What writers plan by.
+    writers_levels: &'static str,
 }
+
+/// Merge configurations that plan as [`LEVELS`] do.
+pub const WRITERS_LEVELS: &str = "[[1,104857600,1],[1,419430400,2]]";
 
 /// Registers a file of `lake` as any writer does, with the contract's script.
 pub fn register(redis: &mut Connection, lake: &Lake, table: &str, name: &str, row_count: usize) {
+    let layers = r#"{"hot":{"url":"","name":"hot","type":"fs","ttl_sec":0,"layer_to":""}}"#;
+    register_by(
+        redis,
+        lake,
+        table,
+        (name, row_count),
+        (WRITERS_LEVELS, layers),
+    );
+}
+
+fn register_by(
+    redis: &mut Connection,
+    lake: &Lake,
+    table: &str,
+    (name, row_count): (&str, usize),
+    (levels, layers): (&str, &str),
+) {
     let script = gigamerge::catalog::redis::scripts::all()
         .into_iter()
         .find(|script| script.name == "patch_index")
@@ -48,8 +76,8 @@ pub fn register(redis: &mut Connection, lake: &Lake, table: &str, name: &str, ro
     let _: i64 = redis::cmd("EVAL")
         .arg(script.text)
         .arg(2)
-        .arg("[[1,104857600,1],[1,419430400,2]]")
-        .arg(r#"{"hot":{"url":"","name":"hot","type":"fs","ttl_sec":0,"layer_to":""}}"#)
+        .arg(levels)
+        .arg(layers)
         .arg(entry.to_string())
         .query(redis)
         .unwrap();
@@ -62,6 +90,17 @@ impl World {
 
     /// `settings`: everything but the catalog and the layer.
     pub fn with(server: Option<RedisServer>, settings: &str) -> Self {
+        Self::layered(server, settings, &[], false, WRITERS_LEVELS)
+    }
+
+    /// Layers behind "hot", each with more lines of settings. With `has_ttl` files stay in "hot" for a second.
+    pub fn layered(
+        server: Option<RedisServer>,
+        settings: &str,
+        later: &[(&str, &str)],
+        has_ttl: bool,
+        writers_levels: &'static str,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let lake = Lake::new(&folder.path().join("lake"));
         fs::create_dir_all(&lake.root).unwrap();
@@ -70,7 +109,23 @@ impl World {
             lake,
             server,
             config: String::new(),
+            later: Vec::new(),
+            layers: String::new(),
+            has_ttl,
+            writers_levels,
         };
+        let mut layers = if has_ttl { "ttl = \"1s\"\n" } else { "" }.to_owned();
+        for (name, more) in later {
+            let root = world.folder.path().join(name);
+            fs::create_dir_all(&root).unwrap();
+            layers.extend([format!(
+                "[[layers]]\nname = {name:?}\ntype = \"fs\"\nurl = \"file://{}\"\n{more}",
+                root.display()
+            )]);
+            world.later.push(((*name).to_owned(), Lake::new(&root)));
+        }
+        let settings = &format!("{layers}{settings}");
+        world.layers = layers;
         world.config = match &world.server {
             Some(server) => world.config_of("gigamerge.toml", &server.url(), settings),
             None => world.write_config(
@@ -108,7 +163,17 @@ impl World {
             write_file(&copy, &batch(seed, rows));
             let name = self.lake.drop_file("cpu", seed, rows);
             if self.server.is_some() {
-                register(&mut self.redis(), &self.lake, "cpu", &name, rows);
+                let next = self.later.first().map_or("", |(name, _)| name);
+                let layers = json!({"hot": {"url": "", "name": "hot", "type": "fs",
+                    "ttl_sec": i32::from(self.has_ttl), "layer_to": next}});
+                let rules = (self.writers_levels, layers.to_string());
+                register_by(
+                    &mut self.redis(),
+                    &self.lake,
+                    "cpu",
+                    (&name, rows),
+                    (rules.0, &rules.1),
+                );
             }
         }
     }
@@ -133,8 +198,56 @@ impl World {
         paths.iter().map(|path| name_of(path)).collect()
     }
 
+    /// Name and layer of each file that the index names, in one look.
+    pub fn layers_of(&self) -> BTreeMap<String, String> {
+        let entries: BTreeMap<String, String> = self
+            .redis()
+            .hgetall("files:db:cpu:date=2024-01-15")
+            .unwrap();
+        let layer = |text: &str| {
+            let entry: Value = serde_json::from_str(text).unwrap();
+            entry["layer"].as_str().unwrap().to_owned()
+        };
+        entries
+            .iter()
+            .map(|(path, text)| (name_of(path), layer(text)))
+            .collect()
+    }
+
+    fn lake_of(&self, layer: &str) -> &Lake {
+        let later = self.later.iter().find(|(name, _)| name == layer);
+        later.map_or(&self.lake, |(_, lake)| lake)
+    }
+
+    fn lakes(&self) -> impl Iterator<Item = (&str, &Lake)> {
+        let later = self.later.iter().map(|(name, lake)| (name.as_str(), lake));
+        std::iter::once(("hot", &self.lake)).chain(later)
+    }
+
     pub fn on_disk(&self) -> BTreeSet<String> {
-        self.lake.files("cpu").into_iter().collect()
+        self.lakes()
+            .flat_map(|(_, lake)| lake.files("cpu"))
+            .collect()
+    }
+
+    /// Scratch in any layer.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        self.lakes()
+            .flat_map(|(_, lake)| lake.leftovers("cpu"))
+            .collect()
+    }
+
+    /// Where the file of an entry lies.
+    fn located(&self) -> Vec<(String, PathBuf)> {
+        if self.server.is_none() {
+            let file = |name: String| (name.clone(), self.lake.partition("cpu").join(name));
+            return self.visible().into_iter().map(file).collect();
+        }
+        let file = |(name, layer): (String, String)| {
+            let file = self.lake_of(&layer).partition("cpu").join(&name);
+            (name, file)
+        };
+        self.layers_of().into_iter().map(file).collect()
     }
 
     /// What readers see; of the embedded catalog, what they see once new files are registered.
@@ -163,7 +276,7 @@ impl World {
     /// Nothing waits, nothing runs, nothing is announced; every file on disk is in the index.
     pub fn is_at_rest(&self) -> bool {
         let is_quiet = if self.server.is_some() {
-            ["merge:*", "drop:*", "announced:*"]
+            ["merge:*", "drop:*", "move:*", "announced:*"]
                 .iter()
                 .flat_map(|pattern| self.keys(pattern))
                 .all(|key| key.ends_with(":failed"))
@@ -196,8 +309,14 @@ impl World {
 
     /// BYTES-BEFORE-INDEX and DROP-AFTER-COMMIT: every file that the index names is there, whole.
     pub fn assert_bytes_are_there(&self, what: &str) {
-        for name in self.indexed() {
-            let file = self.lake.partition("cpu").join(&name);
+        let files = match &self.server {
+            Some(_) => self.located(),
+            None => {
+                let file = |name: String| (name.clone(), self.lake.partition("cpu").join(name));
+                self.indexed().into_iter().map(file).collect()
+            }
+        };
+        for (name, file) in files {
             let bytes = fs::read(&file).unwrap_or_default();
             assert!(
                 bytes.ends_with(b"PAR1"),
@@ -209,11 +328,22 @@ impl World {
 
     /// INSIDE-TABLE, and nothing left behind: only data, the record of imports and the lock.
     pub fn assert_nothing_stray(&self, what: &str) {
+        if self.server.is_none() {
+            return Self::assert_nothing_stray_in(&self.lake, &self.indexed(), what);
+        }
+        let layers = self.layers_of();
+        for (layer, lake) in self.lakes() {
+            let here = |(name, of): (&String, &String)| (of == layer).then(|| name.clone());
+            let indexed = layers.iter().filter_map(here).collect();
+            Self::assert_nothing_stray_in(lake, &indexed, what);
+        }
+    }
+
+    fn assert_nothing_stray_in(lake: &Lake, indexed: &BTreeSet<String>, what: &str) {
         let mut found = Vec::new();
-        walk(&self.lake.root, &mut found);
-        let table = self.lake.root.join("db/cpu");
-        let partition = self.lake.partition("cpu");
-        let indexed = self.indexed();
+        walk(&lake.root, &mut found);
+        let table = lake.root.join("db/cpu");
+        let partition = lake.partition("cpu");
         for file in found {
             let name = name_of(file.to_str().unwrap());
             let is_known = match file.parent() {
@@ -231,18 +361,17 @@ impl World {
 
     /// The state of now, for [`assert_states`]: the files are linked aside, as a reader has them open.
     pub fn state(&self, name: &str, may_lack: bool) -> Value {
-        let visible = self.visible();
+        let located = self.located();
         let aside = self
             .folder
             .path()
             .join(format!("state-{}", name.replace([' ', ':'], "-")));
         fs::create_dir_all(&aside).unwrap();
-        let outputs: Vec<String> = visible
+        let outputs: Vec<String> = located
             .iter()
-            .map(|name| {
+            .map(|(name, from)| {
                 let to = aside.join(name);
-                let from = self.lake.partition("cpu").join(name);
-                fs::hard_link(&from, &to)
+                fs::hard_link(from, &to)
                     .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
                 to.display().to_string()
             })

@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Import<'_> {
-    /// Which of these files are not in the index, while no merge runs and no delete waits. Asked before the first
+    /// Which of these files are not in the index, while no merge or move runs and no delete waits. Asked before the first
     /// is registered: afterwards a daemon merges what came in, and something always is under way.
     pub(super) async fn free_of(
         &self,
@@ -29,6 +29,7 @@ impl Import<'_> {
         let before = catalog.resolve(&self.table, &paths).await?;
         let depths = catalog.queue_depths().await?;
         let under_way = depths.merges_processing_count
+            + depths.moves_processing_count
             + depths.drops_idle_count
             + depths.drops_processing_count;
         if under_way > 0 {
