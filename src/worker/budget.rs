@@ -350,9 +350,9 @@ mod tests {
         let layer = LayerName::parse("hot").unwrap();
         let disk = Arc::new(Disk::default());
         let free = file_system(folder.path()).unwrap().free_bytes;
-        let need = |bytes| Need {
+        let need = |bytes: u64| Need {
             work: "merge",
-            bytes,
+            bytes: bytes * ROOM_FACTOR,
         };
         let reserve = |bytes| {
             Arc::clone(&disk)
