@@ -10,13 +10,17 @@ use gigamerge::crash_points::CrashPoint::{self, *};
 use redis::Commands;
 use serde_json::{Value, json};
 
-use crate::support::{
-    crashing::Stopped,
-    lake::{Lake, PARTITION},
-    program::{Program, run},
-    redis_server::RedisServer,
-    tmpfs::Tmpfs,
-    world::{WRITERS_LEVELS, World, assert_states},
+use crate::{
+    redis_lost_writes::{append_file, know_scripts, sha1_of},
+    support::{
+        crashing::Stopped,
+        lake::{Lake, PARTITION},
+        program::{Program, run},
+        proxy::{Fault, Proxy},
+        redis_server::RedisServer,
+        tmpfs::Tmpfs,
+        world::{WRITERS_LEVELS, World, assert_states},
+    },
 };
 
 const NO_MERGES: &str = "[merge]\nenabled = false\n[drops]\ngrace = \"1s\"\ninterval = \"1s\"\n[worker]\nlease = \"5s\"\n";
@@ -528,4 +532,68 @@ fn a_next_layer_that_is_really_full_leaves_no_trace_of_the_attempt() {
     });
     assert!(world.leftovers().is_empty());
     assert_states(&[rows_of(&world)]);
+}
+
+#[test]
+fn a_fault_in_any_call_of_a_move_heals_by_itself() {
+    std::thread::scope(|scope| {
+        for call in ["claim_drops", "announce_output", "end_move"] {
+            for fault in [Fault::SwallowAnswer, Fault::CutRequest] {
+                scope.spawn(move || {
+                    let server = RedisServer::start();
+                    let proxy = Proxy::start(&server.socket());
+                    let world =
+                        World::layered(Some(server), NO_MERGES, &[("cold", "")], true, "[]");
+                    let settings =
+                        format!("{}{NO_MERGES}janitor_interval = \"1s\"\n", world.layers);
+                    let config = world.config_of("proxied.toml", &proxy.url(), &settings);
+                    know_scripts(&world);
+                    proxy.fail_next(&sha1_of(call), fault);
+                    let mut daemon = Program::start(&["run", "--config", &config]);
+                    world.write(0..3, 400);
+                    daemon.wait_until("the fault", |_| proxy.is_done());
+                    daemon.wait_until("moved files", |_| {
+                        let layers = world.layers_of();
+                        layers.len() == 3 && all_in(&world, "cold") && world.is_at_rest()
+                    });
+                    world.assert_nothing_stray(call);
+                    assert_states(&[world.state("in the end", false)]);
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn a_copy_stays_when_the_server_forgot_its_commit_after_the_original_was_deleted() {
+    let settings = format!("{NO_MERGES}janitor_interval = \"1s\"\n");
+    let server = Some(RedisServer::start());
+    let mut world = World::layered(server, &settings, &[("cold", "")], true, "[]");
+    world.write(0..1, 400);
+    let log = world.folder.path().join("stopped.log");
+    let mut stopped = Stopped::start(MovePublished, &["once", "--config", &world.config], &log);
+    let file = append_file(world.server.as_ref().unwrap());
+    let length = fs::metadata(&file).unwrap().len();
+    stopped.go_on();
+    assert_eq!(stopped.wait(), Some(0), "{}", stopped.log());
+    until(&world, "the original's end", || world.is_at_rest());
+    let copy = world.on_disk();
+    assert_eq!(copy, world.indexed());
+    let server = world.server.as_mut().unwrap();
+    server.kill();
+    let appended = fs::File::options().write(true).open(&file).unwrap();
+    assert!(appended.metadata().unwrap().len() > length);
+    appended.set_len(length).unwrap();
+    server.run();
+    assert!(all_in(&world, "hot"), "the server still knows the commit");
+    let mut daemon = Program::start(&["run", "--config", &world.config]);
+    daemon.wait_for_log("is not there");
+    // Past a retry and passes of the janitor.
+    std::thread::sleep(Duration::from_secs(12));
+    assert_eq!(world.on_disk(), copy, "{}", daemon.log());
+    assert!(
+        daemon.log().contains("may hold its only copy"),
+        "{}",
+        daemon.log()
+    );
 }

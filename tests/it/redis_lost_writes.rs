@@ -21,7 +21,7 @@ use crate::support::{
 
 const TIME_MAX: Duration = Duration::from_secs(60);
 
-fn sha1_of(name: &str) -> String {
+pub fn sha1_of(name: &str) -> String {
     gigamerge::catalog::redis::scripts::all()
         .into_iter()
         .find(|script| script.name == name)
@@ -31,7 +31,7 @@ fn sha1_of(name: &str) -> String {
 }
 
 /// So that the call that meets a fault is the one that changes something.
-fn know_scripts(world: &World) {
+pub fn know_scripts(world: &World) {
     for script in gigamerge::catalog::redis::scripts::all() {
         ask(&mut world.redis(), &["SCRIPT", "LOAD", script.text]);
     }
@@ -92,7 +92,7 @@ fn a_fault_in_any_call_of_a_merge_or_a_delete_heals_by_itself() {
 }
 
 /// The file that the server appends its writes to.
-fn append_file(server: &RedisServer) -> PathBuf {
+pub fn append_file(server: &RedisServer) -> PathBuf {
     // Before Redis 7 it is a single one.
     let single = server.folder().join("appendonly.aof");
     if single.exists() {
