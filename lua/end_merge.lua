@@ -21,6 +21,8 @@
 --   {"lease_lost"}         the plan is not in :processing with this text; nothing changed
 --   {"source_gone", path}  a source is not in the index, or in another layer; nothing changed
 --   {"output_exists"}      the index names the output already; nothing changed
+-- Hash kept:<db>:<table> then holds source -> second until which its bytes stay. A delete from an
+-- earlier life of a path, which still waits, must not end the grace of this one.
 -- Files set aside stay in the index; hash quarantine:<db>:<table>: path -> {"reason","at_s","layer"}.
 -- Errors, nothing changed: ERR …, and those of patch_index for the output.
 
@@ -73,7 +75,8 @@ end
 
 local queue = queue_keys('merge', database, table_name, suffix, layer, writer)
 local quarantine_key = 'quarantine:' .. database .. ':' .. table_name
-local problem = queue_problem(queue) or wrong_type(quarantine_key, 'hash')
+local kept_key = 'kept:' .. database .. ':' .. table_name
+local problem = queue_problem(queue) or wrong_type(quarantine_key, 'hash') or wrong_type(kept_key, 'hash')
 if problem then
   return { err = problem }
 end
@@ -162,6 +165,28 @@ local function in_chunks(paths, act)
   end
 end
 
+-- What is kept no longer goes away with later commits, twice as fast as it comes, and all of it
+-- when there are none.
+local function keep_sources()
+  local looked = redis.call('HRANDFIELD', kept_key, math.min(2 * #sources + 10, ARGUMENTS_MAX), 'WITHVALUES')
+  for place = 1, #looked, 2 do
+    if (tonumber(looked[place + 1]) or 0) < now_s then
+      redis.call('HDEL', kept_key, looked[place])
+    end
+  end
+  local until_s = int_text(batch.drop_at_s)
+  for first = 1, #sources, ARGUMENTS_MAX do
+    local pairs_of = {}
+    for place = first, math.min(first + ARGUMENTS_MAX - 1, #sources) do
+      pairs_of[#pairs_of + 1] = sources[place].path
+      pairs_of[#pairs_of + 1] = until_s
+    end
+    redis.call('HSET', kept_key, unpack(pairs_of))
+  end
+  local expires_s = math.max(batch.drop_at_s, now_s + redis.call('TTL', kept_key)) + 1
+  redis.call('EXPIREAT', kept_key, int_text(expires_s))
+end
+
 -- The sources' entries: what waits for its deletion can be brought back (undelete).
 local stored = {}
 for _, files_key in ipairs(list_order) do
@@ -196,6 +221,9 @@ for _, source in ipairs(sources) do
   plan_drop(batch, source)
 end
 write_batch(batch)
+if #sources > 0 then
+  keep_sources()
+end
 for place = 8 + source_count, #ARGV, 2 do
   redis.call('HSET', quarantine_key, ARGV[place], '{"reason":' .. cjson.encode(ARGV[place + 1])
     .. ',"at_s":' .. int_text(now_s) .. ',"layer":' .. cjson.encode(layer) .. '}')

@@ -60,6 +60,8 @@ crash_points! {
     PromoteAnnounced = "promote-announced",
     /// The promoted file has its second name.
     PromotePublished = "promote-published",
+    /// The output of an earlier attempt was found, and the index does not name it.
+    DeadOutputFound = "dead-output-found",
     /// The output of an attempt that was never committed was removed.
     DeadOutputRemoved = "dead-output-removed",
     /// A move was claimed.

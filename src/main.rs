@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     // for a merge, and no time gained. A kernel that refuses changes nothing else.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     allow_open_files();
+    gigamerge::merge::silence_caught_panics();
     match run(&cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

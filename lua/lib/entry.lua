@@ -3,6 +3,10 @@
 
 local PATH_BYTES_MAX = 1024
 local NAME_BYTES_MAX = 200
+local NAME_PART_BYTES_MAX = 255
+local SIZE_END = 2 ^ 63
+
+local match, find, sub, decode = string.match, string.find, string.sub, cjson.decode
 
 -- [[timeout_sec, max_size_bytes, iteration], …]: the place in the array is the iteration.
 local function parse_levels(text, where)
@@ -62,47 +66,50 @@ local function name_problem(what, name, empty_allowed)
   return nil
 end
 
--- Names and folders repeat from entry to entry: each is looked at once in a call.
-local name_problems = {}
-local function known_name_problem(what, name, empty_allowed)
-  local key = type(name) == 'string' and what .. name or nil
-  if key and name_problems[key] ~= nil then
-    return name_problems[key] or nil
-  end
-  local problem = name_problem(what, name, empty_allowed)
-  if key then
-    name_problems[key] = problem or false
-  end
-  return problem
-end
-
-local inside = {}
 local function is_inside(dir)
-  if inside[dir] == nil then
-    local framed = '/' .. dir .. '/'
-    inside[dir] = not string.find(framed, '//', 1, true)
-      and not string.find(framed, '/./', 1, true)
-      and not string.find(framed, '/../', 1, true)
-      and not string.find(dir, '[\\%c]')
-  end
-  return inside[dir]
+  local framed = '/' .. dir .. '/'
+  return not string.find(framed, '//', 1, true)
+    and not string.find(framed, '/./', 1, true)
+    and not string.find(framed, '/../', 1, true)
+    and not string.find(dir, '[\\%c]')
 end
 
--- The keys of each folder, as its last entry had them: most entries of a call share them.
-local places = {}
-local function place_of(entry, dir)
-  local place = places[dir]
-  if place and place.database == entry.database and place.table_name == entry.table then
-    return place
+-- A place: what the entries of one folder, layer and writer share, checked and made once in a
+-- call. By folder stands the one that came last, for most folders have one only.
+local last_places, all_places = {}, {}
+
+local function is_of(place, entry, writer, dir)
+  return place and place.dir == dir and place.layer == entry.layer and place.writer == writer
+    and place.table_name == entry.table and place.database == entry.database
+end
+
+local function place_of(entry, writer, dir)
+  local database, table_name, layer = entry.database, entry.table, entry.layer
+  local problem = name_problem('database', database)
+    or name_problem('table', table_name)
+    or name_problem('layer', layer, true)
+    or name_problem('writer_id', writer, true)
+  if problem then
+    return nil, problem
   end
-  local base = entry.database .. ':' .. entry.table
-  place = {
-    database = entry.database,
-    table_name = entry.table,
-    files_key = 'files:' .. base .. ':' .. (string.match(dir, '[^/]+') or ''),
-    folders_key = 'folders:' .. base,
-  }
-  places[dir] = place
+  local name = database .. ':' .. table_name .. ':' .. layer .. ':' .. writer .. ':' .. dir
+  local place = all_places[name]
+  if not place then
+    local base = database .. ':' .. table_name
+    place = {
+      database = database,
+      table_name = table_name,
+      layer = layer,
+      writer = writer,
+      dir = dir,
+      is_inside = is_inside(dir),
+      files_key = 'files:' .. base .. ':' .. (string.match(dir, '[^/]+') or ''),
+      folders_key = 'folders:' .. base,
+    }
+    place.of_entry = { __index = place }
+    all_places[name] = place
+  end
+  last_places[dir] = place
   return place
 end
 
@@ -115,77 +122,83 @@ local function refused(path, reason)
   return nil, 'Error processing file: ' .. string.sub(path, 1, PATH_BYTES_MAX) .. ' - ' .. reason
 end
 
--- Checks one entry against everything that applying it relies on. Without `layers` any layer is accepted.
+-- Where the last slash is. Short paths have few: plain searches find it faster than a pattern.
+local function last_slash(path)
+  if #path > PATH_BYTES_MAX then
+    return (find(path, '/[^/]*$'))
+  end
+  local slash
+  local at = find(path, '/', 1, true)
+  while at do
+    slash, at = at, find(path, '/', at + 1, true)
+  end
+  return slash
+end
+
+-- Checks one entry against everything that applying it relies on. Without `layers` any layer is
+-- accepted. What the entry shares with others is read through it from its place.
 local function check_entry(text, position, layers)
-  local entry = decode_object(text)
-  if not entry then
-    return nil, 'Error processing entry ' .. position .. ': it is not a JSON object'
-  end
-  local path = entry.path
+  local ok, entry = pcall(decode, text)
+  local path = ok and type(entry) == 'table' and entry.path
   if type(path) ~= 'string' then
-    return nil, 'Error processing entry ' .. position .. ': path is missing or not a string'
+    return nil, 'Error processing entry ' .. position .. ': '
+      .. (decode_object(text) and 'path is missing or not a string' or 'it is not a JSON object')
   end
-  if entry.cmd ~= 'ADD' and entry.cmd ~= 'DELETE' then
+  local command = entry.cmd
+  local is_add = command == 'ADD'
+  if not is_add and command ~= 'DELETE' then
     return refused(path, 'cmd is neither ADD nor DELETE')
   end
-  if entry.writer_id == cjson.null or entry.writer_id == nil then
-    entry.writer_id = ''
+  local writer = entry.writer_id
+  if writer == nil or writer == cjson.null then
+    writer = ''
   end
-  local problem = known_name_problem('database', entry.database)
-    or known_name_problem('table', entry.table)
-    or known_name_problem('layer', entry.layer, true)
-    or known_name_problem('writer_id', entry.writer_id, true)
-  local dir, name = string.match(path, '^(.*)/([^/]*)$')
-  if not dir or dir == '' then
+  local slash = last_slash(path)
+  if not slash or slash == 1 then
     return nil, invalid_path(path)
   end
-  if problem then
-    return refused(path, problem)
-  end
-  local place = place_of(entry, dir)
-  local checked = {
-    text = text,
-    is_add = entry.cmd == 'ADD',
-    database = entry.database,
-    table_name = entry.table,
-    layer = entry.layer,
-    writer = entry.writer_id,
-    path = path,
-    dir = dir,
-    place = place,
-    files_key = place.files_key,
-    folders_key = place.folders_key,
-  }
-  if checked.is_add then
-    local digits = string.match(name, '^.+%.(%d+)%.parquet$')
-    local iteration = tonumber(digits)
-    if not iteration or iteration < 1 or iteration > 4294967295 or #path > PATH_BYTES_MAX
-      or #name > 255 or string.find(name, '[\\%c]') or not is_inside(dir) then
-      return nil, invalid_path(path)
-    end
-    checked.iteration = iteration
-    local size = entry.size_bytes
-    if type(size) ~= 'number' or size < 0 or size ~= size or size >= 2 ^ 63 then
-      return refused(path, 'size_bytes is missing or not a size')
-    end
-    checked.size = size
-    if layers then
-      local layer = layers[entry.layer]
-      if not layer then
-        return refused(path, 'layer "' .. entry.layer .. '" is not configured')
-      end
-      if layer.ttl_s > 0 then
-        local chunk = entry.str_chunk_time
-        if chunk == nil or chunk == '' or chunk == cjson.null then
-          chunk = type(entry.chunk_time) == 'number' and int_text(entry.chunk_time) or ''
-        end
-        if type(chunk) ~= 'string' or not string.find(chunk, '^%-?%d+$') then
-          return refused(path, 'str_chunk_time is missing or not a number, and its layer has a TTL')
-        end
-        checked.chunk_s = tonumber(string.sub(chunk, 1, -10)) or 0
-        checked.ttl = layer
-      end
+  local dir = sub(path, 1, slash - 1)
+  local place = last_places[dir]
+  if not is_of(place, entry, writer, dir) then
+    local problem
+    place, problem = place_of(entry, writer, dir)
+    if problem then
+      return refused(path, problem)
     end
   end
-  return checked
+  if not is_add then
+    return setmetatable({ text = text, is_add = false, path = path, place = place, route = false }, place.of_entry)
+  end
+  -- %C: no control character.
+  local iteration = tonumber(match(path, '^%C+%.(%d+)%.parquet$', slash + 1))
+  if not iteration or iteration < 1 or iteration > 4294967295 or #path > PATH_BYTES_MAX
+    or #path - slash > NAME_PART_BYTES_MAX or find(path, '\\', slash, true) or not place.is_inside then
+    return nil, invalid_path(path)
+  end
+  local size = entry.size_bytes
+  if type(size) ~= 'number' or size < 0 or size ~= size or size >= SIZE_END then
+    return refused(path, 'size_bytes is missing or not a size')
+  end
+  local chunk_s
+  if layers then
+    local layer = layers[place.layer]
+    if not layer then
+      return refused(path, 'layer "' .. place.layer .. '" is not configured')
+    end
+    if layer.ttl_s > 0 then
+      local chunk = entry.str_chunk_time
+      if chunk == nil or chunk == '' or chunk == cjson.null then
+        chunk = type(entry.chunk_time) == 'number' and int_text(entry.chunk_time) or ''
+      end
+      if type(chunk) ~= 'string' or not find(chunk, '^%-?%d+$') then
+        return refused(path, 'str_chunk_time is missing or not a number, and its layer has a TTL')
+      end
+      place.ttl, chunk_s = layer, tonumber(sub(chunk, 1, -10)) or 0
+    end
+  end
+  -- All fields that it will have: a table that grows is copied.
+  return setmetatable({
+    text = text, is_add = true, path = path, place = place,
+    iteration = iteration, size = size, chunk_s = chunk_s, route = false,
+  }, place.of_entry)
 end

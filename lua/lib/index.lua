@@ -1,22 +1,24 @@
 -- Changes of the index, and what is planned from them: entries are applied one by one, then
 -- the counts and queues that changed are written once each.
 
+local call, format, encode = redis.call, string.format, cjson.encode
+
 -- Randomness of the caller, if any; ids also hold the clock, what they were first made for in
 -- this call, and a counter.
 local nonce = ''
 local id_count = 0
-local id_format
+local id_start
 
 local function fresh_id(content)
-  if not id_format then
+  if not id_start then
     local hex = redis.sha1hex(clock[1] .. '.' .. clock[2] .. '.' .. nonce .. '.' .. content)
     local variant = tonumber(string.sub(hex, 17, 17), 16) % 4 + 1
-    id_format = string.sub(hex, 1, 8) .. '-' .. string.sub(hex, 9, 12) .. '-4' .. string.sub(hex, 14, 16)
+    id_start = string.sub(hex, 1, 8) .. '-' .. string.sub(hex, 9, 12) .. '-4' .. string.sub(hex, 14, 16)
       .. '-' .. string.sub('89ab', variant, variant) .. string.sub(hex, 18, 20)
-      .. '-' .. string.sub(hex, 21, 26) .. '%06x'
+      .. '-' .. string.sub(hex, 21, 26)
   end
   id_count = id_count + 1
-  return string.format(id_format, id_count)
+  return id_start .. format('%06x', id_count)
 end
 
 -- One call's changes. `levels` and `layers` say what is planned for new files.
@@ -25,13 +27,8 @@ local function new_batch(levels, layers, grace_s)
 end
 
 local function merge_key(entry)
-  local place = entry.place
-  if place.iteration ~= entry.iteration or place.layer ~= entry.layer or place.writer ~= entry.writer then
-    place.iteration, place.layer, place.writer = entry.iteration, entry.layer, entry.writer
-    place.merge_key = 'merge:' .. entry.database .. ':' .. entry.table_name .. ':' .. int_text(entry.iteration)
-      .. ':' .. entry.dir .. ':' .. entry.layer .. ':' .. entry.writer .. ':idle'
-  end
-  return place.merge_key
+  return 'merge:' .. entry.database .. ':' .. entry.table_name .. ':' .. int_text(entry.iteration)
+    .. ':' .. entry.dir .. ':' .. entry.layer .. ':' .. entry.writer .. ':idle'
 end
 
 local function side_key(prefix, entry)
@@ -68,30 +65,50 @@ local function folder_of(batch, entry)
   return folder
 end
 
--- Everything that could still fail while an entry is applied; nil when nothing can.
-local function apply_problem(batch, entry)
-  local folder = folder_of(batch, entry)
+local function folder_problem(folder, entry)
   if folder.problem == nil then
     folder.problem = wrong_type(entry.files_key, 'hash') or wrong_type(entry.folders_key, 'hash') or false
     if not folder.problem then
-      local count = redis.call('HGET', entry.folders_key, entry.dir)
+      local count = call('HGET', entry.folders_key, entry.dir)
       if count and not string.find(count, '^%-?%d+$') then
         folder.problem = 'ERR the count of folder ' .. entry.dir .. ' in ' .. entry.folders_key .. ' is not a number'
       end
     end
   end
-  if folder.problem then
-    return folder.problem
+  return folder.problem
+end
+
+-- Everything that could still fail while an entry is applied; nil when nothing can. Where it
+-- goes is found once for each place and iteration (0 for a delete). An entry without a place is
+-- its own.
+local function apply_problem(batch, entry)
+  local place = entry.place or entry
+  local iteration = entry.is_add and entry.iteration or 0
+  local routes = place.routes
+  if not routes then
+    routes = {}
+    place.routes, place.folder = routes, folder_of(batch, entry)
   end
-  local kind = 'drop'
-  if entry.is_add then
-    kind = destination(batch, entry)
+  local route = routes[iteration]
+  if not route then
+    local problem = folder_problem(place.folder, entry)
+    if problem then
+      return problem
+    end
+    route = { kind = 'drop' }
+    if entry.is_add then
+      route.kind, route.level = destination(batch, entry)
+    end
+    if route.kind then
+      route.queue_key = route.kind == 'merge' and merge_key(entry) or side_key(route.kind, entry)
+      problem = wrong_type(route.queue_key, 'list')
+      if problem then
+        return problem
+      end
+    end
+    routes[iteration] = route
   end
-  entry.kind = kind
-  if kind then
-    entry.queue_key = kind == 'merge' and merge_key(entry) or side_key(kind, entry)
-    return wrong_type(entry.queue_key, 'list')
-  end
+  entry.route = route
   return nil
 end
 
@@ -106,20 +123,25 @@ local function queue_of(batch, key)
 end
 
 local function plan_text(plan)
-  return plan.head .. int_text(plan.size) .. ',"paths":[' .. table.concat(plan.paths, ',') .. ']}'
+  local paths = encode(plan.paths)
+  local start = plan.head .. int_text(plan.size) .. ',"paths":'
+  if plan.stored_paths then
+    return start .. plan.stored_paths .. ',' .. string.sub(paths, 2) .. '}'
+  end
+  return start .. paths .. '}'
 end
 
 -- The list's last plan, if it takes more files: read once in a call. Our own form is extended
 -- as text; a long plan is never decoded. A plan that was tried before takes no more files, so
 -- that what failed does not grow; what we do not understand is left alone.
 local function tail_plan(key)
-  local text = redis.call('LINDEX', key, -1)
+  local text = call('LINDEX', key, -1)
   if not text then
     return nil
   end
-  local head, size, start = string.match(text, '^({"id":"[^"\\]*","time_s":%d+,"size":)(%d+),"paths":%["()')
+  local head, size, start = string.match(text, '^({"id":"[^"\\]*","time_s":%d+,"size":)(%d+),"paths":()%["')
   if head and string.find(text, ']', start, true) == #text - 1 then
-    return { head = head, size = tonumber(size), paths = { string.sub(text, start - 1, -3) }, is_stored = true }
+    return { head = head, size = tonumber(size), paths = {}, stored_paths = string.sub(text, start, -3), is_stored = true }
   end
   local plan = decode_object(text)
   if not plan or type(plan.id) ~= 'string' or type(plan.time_s) ~= 'number'
@@ -131,21 +153,21 @@ local function tail_plan(key)
       return nil
     end
   end
-  local texts = {}
+  local paths = {}
   for place, path in ipairs(plan.paths) do
     if type(path) ~= 'string' then
       return nil
     end
-    texts[place] = cjson.encode(path)
+    paths[place] = path
   end
   return {
-    head = '{"id":' .. cjson.encode(plan.id) .. ',"time_s":' .. int_text(plan.time_s) .. ',"size":',
-    size = plan.size, paths = texts, is_stored = true,
+    head = '{"id":' .. encode(plan.id) .. ',"time_s":' .. int_text(plan.time_s) .. ',"size":',
+    size = plan.size, paths = paths, is_stored = true,
   }
 end
 
 local function plan_merge(batch, entry, level)
-  local queue = queue_of(batch, entry.queue_key)
+  local queue = queue_of(batch, (entry.route or entry).queue_key)
   if not queue.was_read then
     queue.was_read = true
     queue.plan = tail_plan(queue.key)
@@ -162,7 +184,7 @@ local function plan_merge(batch, entry, level)
     queue.stored = plan
   end
   plan.size = plan.size + entry.size
-  plan.paths[#plan.paths + 1] = cjson.encode(entry.path)
+  plan.paths[#plan.paths + 1] = entry.path
 end
 
 -- Names repeat from item to item.
@@ -170,7 +192,7 @@ local encoded_names = {}
 local function encoded(name)
   local text = encoded_names[name]
   if not text then
-    text = cjson.encode(name)
+    text = encode(name)
     encoded_names[name] = text
   end
   return text
@@ -182,13 +204,13 @@ local function push_item(batch, key, item)
 end
 
 local function plan_move(batch, entry)
-  push_item(batch, entry.queue_key, '{"id":"' .. fresh_id(entry.path)
+  push_item(batch, (entry.route or entry).queue_key, '{"id":"' .. fresh_id(entry.path)
     .. '","writer_id":' .. encoded(entry.writer)
     .. ',"database":' .. encoded(entry.database)
     .. ',"table":' .. encoded(entry.table_name)
-    .. ',"path_from":' .. cjson.encode(entry.path)
+    .. ',"path_from":' .. encode(entry.path)
     .. ',"layer_from":' .. encoded(entry.layer)
-    .. ',"path_to":' .. cjson.encode(entry.dir .. '/' .. fresh_id(entry.path) .. '.' .. int_text(entry.iteration) .. '.parquet')
+    .. ',"path_to":' .. encode(entry.dir .. '/' .. fresh_id(entry.path) .. '.' .. int_text(entry.iteration) .. '.parquet')
     .. ',"layer_to":' .. encoded(entry.ttl.next)
     .. ',"time_s":' .. int_text(entry.chunk_s + math.ceil(entry.ttl.ttl_s)) .. '}')
 end
@@ -200,52 +222,59 @@ local function replaced_fields(batch, entry)
   end
   return ',"replaced_by":' .. encoded(batch.replaced_by)
     .. ',"replaced_count":' .. int_text(batch.replaced_count)
-    .. ',"entry":' .. cjson.encode(entry.stored)
+    .. ',"entry":' .. encode(entry.stored)
 end
 
 local function plan_drop(batch, entry)
-  push_item(batch, entry.queue_key, '{"id":"' .. fresh_id(entry.path)
-    .. '","writer_id":' .. encoded(entry.writer)
-    .. ',"layer":' .. encoded(entry.layer)
-    .. ',"path":' .. cjson.encode(entry.path)
-    .. ',"database":' .. encoded(entry.database)
-    .. ',"table":' .. encoded(entry.table_name)
-    .. ',"time_s":' .. int_text(batch.drop_at_s) .. replaced_fields(batch, entry) .. '}')
+  local place = entry.place or entry
+  if not place.drop_start then
+    place.drop_start = '","writer_id":' .. encoded(entry.writer)
+      .. ',"layer":' .. encoded(entry.layer)
+      .. ',"path":'
+    place.drop_end = ',"database":' .. encoded(entry.database)
+      .. ',"table":' .. encoded(entry.table_name)
+      .. ',"time_s":' .. int_text(batch.drop_at_s)
+  end
+  push_item(batch, (entry.route or entry).queue_key, '{"id":"' .. fresh_id(entry.path) .. place.drop_start
+    .. encode(entry.path) .. place.drop_end .. replaced_fields(batch, entry) .. '}')
 end
 
 -- A file that is in the index already only changes its entry: it was counted and planned before.
 local function add_file(batch, entry)
-  if redis.call('HSET', entry.files_key, entry.path, entry.text) == 0 then
+  local place, route = entry.place, entry.route
+  if call('HSET', place.files_key, entry.path, entry.text) == 0 then
     return
   end
-  local folder = folder_of(batch, entry)
-  folder.change = folder.change + 1
-  if entry.kind == 'merge' then
-    plan_merge(batch, entry, batch.levels[entry.iteration])
-  elseif entry.kind == 'move' then
+  place.folder.change = place.folder.change + 1
+  if route.kind == 'merge' then
+    plan_merge(batch, entry, route.level)
+  elseif route.kind == 'move' then
     plan_move(batch, entry)
   end
 end
 
 -- A file is named by layer and path; "" stands for the first layer, whose name is not known here.
 local function delete_file(batch, entry)
-  local stored = redis.call('HGET', entry.files_key, entry.path)
+  local place, path = entry.place, entry.path
+  local stored = call('HGET', place.files_key, path)
   if not stored then
     return
   end
   -- Most clients write the layer first: then nothing needs to be decoded.
-  local layer = entry.layer
-  local first = string.match(entry.text, '^{"layer":"[^"\\]*"')
-  if not first or string.sub(stored, 1, #first) ~= first then
+  local start = place.stored_start
+  if not start then
+    start = '{"layer":' .. encoded(entry.layer)
+    place.stored_start = start
+  end
+  if string.sub(stored, 1, #start) ~= start then
     local known = decode_object(stored)
-    layer = known and known.layer
+    local layer = known and known.layer
+    if type(layer) == 'string' and layer ~= entry.layer and layer ~= '' and entry.layer ~= '' then
+      return
+    end
   end
-  if type(layer) == 'string' and layer ~= entry.layer and layer ~= '' and entry.layer ~= '' then
-    return
-  end
-  redis.call('HDEL', entry.files_key, entry.path)
-  local folder = folder_of(batch, entry)
-  folder.change = folder.change - 1
+  call('HDEL', place.files_key, path)
+  place.folder.change = place.folder.change - 1
   plan_drop(batch, entry)
 end
 
@@ -255,20 +284,20 @@ local PUSH_MAX = 500
 local function write_batch(batch)
   for _, folder in ipairs(batch.folder_list) do
     if folder.change ~= 0 then
-      if redis.call('HINCRBY', folder.key, folder.dir, int_text(folder.change)) <= 0 then
-        redis.call('HDEL', folder.key, folder.dir)
+      if call('HINCRBY', folder.key, folder.dir, int_text(folder.change)) <= 0 then
+        call('HDEL', folder.key, folder.dir)
       end
     end
   end
   for _, queue in ipairs(batch.queue_list) do
     if queue.stored then
-      redis.call('LSET', queue.key, -1, plan_text(queue.stored))
+      call('LSET', queue.key, -1, plan_text(queue.stored))
     end
     local texts = {}
     for place, item in ipairs(queue.pushed) do
       texts[#texts + 1] = type(item) == 'table' and plan_text(item) or item
       if #texts == PUSH_MAX or place == #queue.pushed then
-        redis.call('RPUSH', queue.key, unpack(texts))
+        call('RPUSH', queue.key, unpack(texts))
         texts = {}
       end
     end

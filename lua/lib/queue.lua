@@ -57,10 +57,26 @@ local function push_failed(queue, text, reason)
     .. ',"item":' .. cjson.encode(text) .. ',"at_s":' .. int_text(now_s) .. '}')
 end
 
+-- Where a field's value starts, and how often the text has a field of that name: 2 stands for more.
+-- Plans have megabytes of paths: a plain search passes over them, a pattern would try each byte.
+local function field_in(text, name)
+  local quoted = '"' .. name .. '"'
+  local count, start = 0, nil
+  local at = string.find(text, quoted, 1, true)
+  while at and count < 2 do
+    local value = string.match(text, '^%s*:%s*()', at + #quoted)
+    if value then
+      count = count + 1
+      start = start or value
+    end
+    at = string.find(text, quoted, at + 1, true)
+  end
+  return start, count
+end
+
 -- The item's text with one field set to a JSON value; nil when that cannot be done safely.
 local function with_field(text, item, name, value)
-  local pattern = '"' .. name .. '"%s*:%s*()'
-  local _, count = string.gsub(text, pattern, '')
+  local start, count = field_in(text, name)
   local old = item[name]
   if count == 0 and old == nil then
     local rest = string.match(text, '^%s*{%s*(.*)$')
@@ -71,7 +87,6 @@ local function with_field(text, item, name, value)
   if count ~= 1 or old == nil then
     return nil
   end
-  local start = string.match(text, pattern)
   local stop
   if type(old) == 'number' then
     stop = string.match(text, '^[%-%+%.%deE]+()', start)

@@ -260,6 +260,17 @@ pub struct Replacement {
     pub due_s: i64,
 }
 
+/// What the catalog says of the file of a claimed delete.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DropState {
+    /// Nothing names it: its bytes may go.
+    Unnamed,
+    /// The index names its path.
+    Named(Box<IndexEntry>),
+    /// The path was used again since, and what a merge replaced there keeps its bytes for so long.
+    KeptFor(Duration),
+}
+
 /// What became of bringing replaced files back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Undeleted {
@@ -506,12 +517,12 @@ pub trait Catalog: Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Vec<ClaimedDrop>, CatalogError>;
 
-    /// What the index says of the file of a claimed delete, and in the same step that the claim is
+    /// Whether the file of a claimed delete may go, and in the same step that the claim is
     /// still there: a catalog that lost its last writes may have forgotten both.
     ///
     /// # Errors
     /// [`CatalogError::LeaseLost`] when the claim is not there any more.
-    async fn look_up_drop(&self, claim: &ClaimedDrop) -> Result<Option<IndexEntry>, CatalogError>;
+    async fn look_up_drop(&self, claim: &ClaimedDrop) -> Result<DropState, CatalogError>;
 
     /// Ends a delete whose bytes are gone.
     async fn finish_drop(&self, claim: &ClaimedDrop) -> Result<(), CatalogError>;

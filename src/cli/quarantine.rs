@@ -193,7 +193,10 @@ pub async fn run(action: &Action, config: Config) -> Result<(), QuarantineError>
         }
         Action::Retry(args) => {
             for one in meant(catalog, args).await? {
-                let what = retried_text(catalog.retry_quarantined(&one).await?);
+                let what = match one.kind {
+                    QuarantineKind::Unregistered => UNREGISTERED,
+                    _ => retried_text(catalog.retry_quarantined(&one).await?),
+                };
                 report(&one, what, args.json)?;
             }
             Ok(())
@@ -201,6 +204,12 @@ pub async fn run(action: &Action, config: Config) -> Result<(), QuarantineError>
         Action::Drop(args) => {
             let meant = meant(catalog, &args.change).await?;
             if !args.yes {
+                let (untouched, meant): (Vec<&Quarantined>, Vec<&Quarantined>) = meant
+                    .iter()
+                    .partition(|one| one.kind == QuarantineKind::Unregistered);
+                for one in untouched {
+                    report(one, UNREGISTERED, args.change.json)?;
+                }
                 for one in &meant {
                     report(one, "would be dropped", args.change.json)?;
                 }
@@ -208,9 +217,12 @@ pub async fn run(action: &Action, config: Config) -> Result<(), QuarantineError>
                 return Err(QuarantineError::NotConfirmed { files });
             }
             for one in &meant {
-                let what = match catalog.drop_quarantined(one, grace).await? {
-                    Some(_) => "dropped",
-                    None => retried_text(Retried::Absent),
+                let what = match one.kind {
+                    QuarantineKind::Unregistered => UNREGISTERED,
+                    _ => match catalog.drop_quarantined(one, grace).await? {
+                        Some(_) => "dropped",
+                        None => retried_text(Retried::Absent),
+                    },
                 };
                 report(one, what, args.change.json)?;
             }
@@ -218,6 +230,9 @@ pub async fn run(action: &Action, config: Config) -> Result<(), QuarantineError>
         }
     }
 }
+
+/// There is nothing to change in the catalog.
+const UNREGISTERED: &str = "not in the index; nothing changed: once the file can be read it is registered by itself, else remove it";
 
 fn retried_text(retried: Retried) -> &'static str {
     match retried {
@@ -358,6 +373,7 @@ fn kind_text(kind: QuarantineKind) -> &'static str {
         QuarantineKind::File => "file",
         QuarantineKind::Plan => "plan",
         QuarantineKind::Item => "item",
+        QuarantineKind::Unregistered => "unregistered",
     }
 }
 

@@ -11,6 +11,9 @@ pub struct BadInput {
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,
+    /// This process or its machine lacked something while it was read, such as open files or memory: the
+    /// file may be sound.
+    pub is_lack: bool,
 }
 
 /// One column with types that cannot be united.

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use super::{
     MergeOptions,
     context::Shares,
-    footers,
-    guard::guarded,
-    inputs,
+    footers, inputs,
     sizes::{pages_bytes, row_size},
 };
 
@@ -19,7 +17,7 @@ pub fn estimate_memory(inputs: &[PathBuf], options: &MergeOptions) -> u64 {
     };
     let (mut runs_bytes, mut row_bytes_max, mut footers_bytes) = (0_u64, 0_u64, 0_u64);
     for (index, path) in inputs.iter().enumerate() {
-        let Ok(input) = guarded(|| inputs::open(index, path, shares.page_bytes)) else {
+        let Ok(input) = inputs::open(index, path, shares.page_bytes) else {
             continue;
         };
         let Ok(footer) = input.footer() else { continue };

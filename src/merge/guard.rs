@@ -2,11 +2,15 @@
 //! compared with what the file can hold, and a panic of the decoder stays with its file.
 
 use std::{
+    cell::Cell,
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::{Bytes, BytesMut};
@@ -14,13 +18,36 @@ use parquet::{
     errors::{ParquetError, Result as ParquetResult},
     file::reader::{ChunkReader, Length},
 };
+use rustix::io::Errno;
 
 /// Page headers are a few dozen bytes, with statistics a few hundred.
 const HEADER_READ_BYTES: usize = 512;
 
+thread_local! {
+    /// Whether a panic of this thread will be caught and reported as an error.
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on a panic that is caught and becomes an error, with the file and the reason in it, is not also
+/// printed to stderr. All others go on to whatever was told of them before.
+pub fn silence_caught_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_GUARDED.get() {
+                others(panic);
+            }
+        }));
+    });
+}
+
 /// Runs `read`; a panic inside becomes an error, so that one bad file never ends the process.
 pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+    let was_guarded = IS_GUARDED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(read));
+    IS_GUARDED.set(was_guarded);
+    result.unwrap_or_else(|panic| {
         let text = panic
             .downcast_ref::<String>()
             .map(String::as_str)
@@ -30,6 +57,27 @@ pub(super) fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, 
     })
 }
 
+/// Whether this process or its machine lacked something (open files, memory) while one input was
+/// read. Whatever error came of it then says nothing about the file.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lack(Arc<AtomicBool>);
+
+impl Lack {
+    pub(super) fn note(&self, error: &io::Error) {
+        let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+        if lacks
+            .iter()
+            .any(|lack| error.raw_os_error() == Some(lack.raw_os_error()))
+        {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn was_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// One input's bytes: the open file, or a copy when it is small. Reads by position, so no
 /// two readers disturb each other.
 #[derive(Debug, Clone)]
@@ -37,6 +85,7 @@ pub(super) struct InputBytes {
     source: Source,
     size_bytes: u64,
     page_limit_bytes: Option<u64>,
+    lack: Lack,
 }
 
 #[derive(Debug, Clone)]
@@ -47,11 +96,12 @@ enum Source {
 
 impl InputBytes {
     /// Bytes of an open file of a known size.
-    pub(super) fn file(file: File, size_bytes: u64) -> Self {
+    pub(super) fn file(file: File, size_bytes: u64, lack: Lack) -> Self {
         Self {
             source: Source::File(Arc::new(file)),
             size_bytes,
             page_limit_bytes: None,
+            lack,
         }
     }
 
@@ -61,6 +111,7 @@ impl InputBytes {
             size_bytes: bytes.len() as u64,
             source: Source::Copy(bytes),
             page_limit_bytes: None,
+            lack: Lack::default(),
         }
     }
 
@@ -122,11 +173,16 @@ impl InputBytes {
         match &self.source {
             Source::File(file) if is_inside => {
                 buffer.resize(length, 0);
-                file.read_exact_at(&mut buffer, start)?;
+                self.read_exactly(file, &mut buffer, start)?;
                 Ok(buffer.freeze())
             }
             _ => self.get_bytes(start, length),
         }
+    }
+
+    fn read_exactly(&self, file: &File, buffer: &mut [u8], start: u64) -> io::Result<()> {
+        file.read_exact_at(buffer, start)
+            .inspect_err(|error| self.lack.note(error))
     }
 }
 
@@ -166,7 +222,7 @@ impl ChunkReader for InputBytes {
             }
             Source::File(file) => {
                 let mut buffer = vec![0; length];
-                file.read_exact_at(&mut buffer, start)?;
+                self.read_exactly(file, &mut buffer, start)?;
                 Ok(buffer.into())
             }
         }
@@ -277,6 +333,25 @@ mod tests {
         assert!(bytes.get_bytes(8, 3).is_err());
         assert!(bytes.get_bytes(u64::MAX, 3).is_err());
         assert_eq!(bytes.get_bytes(8, 2).ok(), Some(Bytes::from_static(b"89")));
+    }
+
+    #[test]
+    fn a_panic_that_is_caught_is_not_also_printed() {
+        use std::sync::atomic::AtomicUsize;
+        static TOLD: AtomicUsize = AtomicUsize::new(0);
+        let (ours, others) = (std::thread::current().id(), std::panic::take_hook());
+        std::panic::set_hook(Box::new(move |panic| {
+            if std::thread::current().id() == ours {
+                TOLD.fetch_add(1, Ordering::Relaxed);
+            } else {
+                others(panic);
+            }
+        }));
+        silence_caught_panics();
+        let result = guarded(|| -> Result<(), String> { panic!("caught") });
+        assert!(result.is_err() && TOLD.load(Ordering::Relaxed) == 0);
+        let result = catch_unwind(|| panic!("of another kind"));
+        assert!(result.is_err() && TOLD.load(Ordering::Relaxed) == 1);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::no_links;
 use super::{
     BadInput, MergeError,
     footer_shape::footer_shape,
-    guard::{InputBytes, guarded},
+    guard::{InputBytes, Lack, guarded},
     hint::schema_hint,
     int96, intervals,
     thrift::NESTING_MAX,
@@ -66,6 +66,7 @@ pub(super) struct Input {
     footer: Option<ArrowReaderMetadata>,
     bytes: Option<Bytes>,
     footer_limit_bytes: u64,
+    lack: Lack,
 }
 
 /// How much of what was read may be kept for later.
@@ -127,12 +128,7 @@ fn open_part(paths: &[PathBuf], first_index: usize, keep: Keep) -> Vec<Result<In
             let index = first_index + offset;
             let room = keep.total_bytes.saturating_sub(kept_bytes);
             let copy_bytes = keep.file_bytes.min(room);
-            let mut input = guarded(|| open_copied(index, path, copy_bytes, keep.footer_bytes))
-                .map_err(|reason| BadInput {
-                    index,
-                    path: path.clone(),
-                    reason,
-                })?;
+            let mut input = open_guarded(index, path, copy_bytes, keep.footer_bytes)?;
             let footer_bytes = input
                 .footer
                 .as_ref()
@@ -168,25 +164,43 @@ fn share_schema(input: &mut Input, known: &mut Vec<(SchemaRef, Arc<SchemaDescrip
 }
 
 /// Opens one file and reads its footer, which may take so much memory.
-pub(super) fn open(index: usize, path: &Path, footer_limit_bytes: u64) -> Result<Input, String> {
-    open_copied(index, path, 0, footer_limit_bytes)
+pub(super) fn open(index: usize, path: &Path, footer_limit_bytes: u64) -> Result<Input, BadInput> {
+    open_guarded(index, path, 0, footer_limit_bytes)
 }
 
 /// Opens what was just written, wherever the caller wanted it.
 pub(super) fn open_output(path: &Path) -> Result<Input, String> {
     let path = std::fs::canonicalize(path).map_err(|e| format!("it cannot be examined: {e}"))?;
-    open(0, &path, u64::MAX)
+    open(0, &path, u64::MAX).map_err(|bad| bad.reason)
 }
 
 /// As [`open`]; a small file's bytes are kept.
+fn open_guarded(
+    index: usize,
+    path: &Path,
+    copy_limit_bytes: u64,
+    footer_limit_bytes: u64,
+) -> Result<Input, BadInput> {
+    let lack = Lack::default();
+    guarded(|| open_copied(index, path, copy_limit_bytes, footer_limit_bytes, &lack)).map_err(
+        |reason| BadInput {
+            index,
+            path: path.to_owned(),
+            reason,
+            is_lack: lack.was_noted(),
+        },
+    )
+}
+
 fn open_copied(
     index: usize,
     path: &Path,
     copy_limit_bytes: u64,
     footer_limit_bytes: u64,
+    lack: &Lack,
 ) -> Result<Input, String> {
-    let (file, size_bytes) = open_file(path)?;
-    let mut bytes = InputBytes::file(file, size_bytes);
+    let (file, size_bytes) = open_file(path, lack)?;
+    let mut bytes = InputBytes::file(file, size_bytes, lack.clone());
     let mut copy = None;
     if size_bytes <= copy_limit_bytes {
         let whole = bytes
@@ -217,6 +231,7 @@ fn open_copied(
         footer: Some(footer),
         bytes: copy,
         footer_limit_bytes,
+        lack: lack.clone(),
     })
 }
 
@@ -247,6 +262,7 @@ impl Input {
             index: self.index,
             path: self.path.clone(),
             reason: reason.into(),
+            is_lack: self.lack.was_noted(),
         }
     }
 
@@ -254,19 +270,20 @@ impl Input {
         if let Some(bytes) = &self.bytes {
             return Ok(InputBytes::copy(bytes.clone()));
         }
-        let (file, size_bytes) = open_file(&self.path)?;
+        let (file, size_bytes) = open_file(&self.path, &self.lack)?;
         if size_bytes != self.size_bytes {
             return Err(format!(
                 "its size changed from {} to {size_bytes} bytes while it was merged",
                 self.size_bytes
             ));
         }
-        Ok(InputBytes::file(file, size_bytes))
+        Ok(InputBytes::file(file, size_bytes, self.lack.clone()))
     }
 }
 
-fn open_file(path: &Path) -> Result<(File, u64), String> {
+fn open_file(path: &Path, lack: &Lack) -> Result<(File, u64), String> {
     let file = no_links::open(path).map_err(|error| {
+        lack.note(&error);
         if no_links::is_link(&error) {
             "a link leads to it; links are not followed".to_owned()
         } else {

@@ -16,7 +16,7 @@ use parquet::arrow::{
 use crate::invariants;
 
 use super::{
-    BadInput, MergeError, MergeOptions,
+    MergeError, MergeOptions,
     bounds::BoundsOf,
     context::Shares,
     guard::{InputBytes, guarded},
@@ -48,14 +48,8 @@ pub enum RowsProblem {
 /// When the file's footer cannot be read, or the budget is too small.
 pub fn inspect_rows(path: &Path, options: &MergeOptions) -> Result<Vec<RowsProblem>, MergeError> {
     let shares = Shares::of(options.memory_budget_bytes, 1)?;
-    let bad = |reason| {
-        MergeError::BadInputs(vec![BadInput {
-            index: 0,
-            path: path.to_owned(),
-            reason,
-        }])
-    };
-    let input = guarded(|| inputs::open(0, path, shares.page_bytes)).map_err(bad)?;
+    let input =
+        inputs::open(0, path, shares.page_bytes).map_err(|bad| MergeError::BadInputs(vec![bad]))?;
     let (bytes, footer) = input
         .reopen()
         .map_err(|bad| MergeError::BadInputs(vec![bad]))?;

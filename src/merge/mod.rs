@@ -71,6 +71,7 @@ use writer::{OutputWriter, Written};
 
 pub use error::{BadInput, MergeError, TypeConflict};
 pub use estimate::estimate_memory;
+pub use guard::silence_caught_panics;
 pub use inspect::{RowsProblem, inspect_rows};
 pub use request::{
     ColumnBounds, Compression, Dedup, FileSummary, Keep, MergeControl, MergeOptions, MergeReport,
@@ -180,14 +181,8 @@ pub fn merge_files(
 /// the columns of `bounds_of` decoded.
 pub fn summarize(path: &Path, options: &MergeOptions) -> Result<FileSummary, MergeError> {
     let shares = Shares::of(options.memory_budget_bytes, 1)?;
-    let bad = |reason| {
-        MergeError::BadInputs(vec![BadInput {
-            index: 0,
-            path: path.to_owned(),
-            reason,
-        }])
-    };
-    let input = guard::guarded(|| inputs::open(0, path, shares.page_bytes)).map_err(bad)?;
+    let input =
+        inputs::open(0, path, shares.page_bytes).map_err(|bad| MergeError::BadInputs(vec![bad]))?;
     let footer = input
         .footer()
         .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
@@ -384,7 +379,7 @@ fn check_output(
     collapsed: u64,
 ) -> Result<u64, MergeError> {
     let rows_in: u64 = context.inputs.iter().map(|input| input.row_count).sum();
-    let output = guard::guarded(|| inputs::open_output(&context.request.output))
+    let output = inputs::open_output(&context.request.output)
         .map_err(|reason| context.invariant("ROWS-KEPT", reason))?;
     let is_kept =
         |rows_out| invariants::rows_kept_or_collapsed([rows_in], rows_out, collapsed).is_ok();

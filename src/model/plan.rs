@@ -160,6 +160,8 @@ pub enum QuarantineKind {
     Plan,
     /// An item of a queue that cannot be used.
     Item,
+    /// A file that cannot be read and so is not in the index. It is looked at again by itself.
+    Unregistered,
 }
 
 /// Something that nobody works on until an operator says so. Its files stay readable.

@@ -225,7 +225,16 @@ impl Walk<'_> {
             if is_named || files::is_gone(&layer.data_file(table, &found.path)) {
                 continue;
             }
-            self.unknown_file(table, &layer, &found.path, elsewhere)?;
+            let unreadable = if self.audit.has_plans() {
+                None
+            } else {
+                let (file, config) = (
+                    layer.data_file(table, &found.path),
+                    self.config.table(table),
+                );
+                blocking(move || files::describe(&file, &config).err()).await?
+            };
+            self.unknown_file(table, &layer, &found.path, elsewhere, unreadable)?;
         }
         Ok(())
     }
@@ -255,6 +264,7 @@ impl Walk<'_> {
         layer: &Layer,
         path: &DataPath,
         elsewhere: Option<String>,
+        unreadable: Option<String>,
     ) -> Result<(), VerifyError> {
         let drop = Mend::Drop {
             path: path.clone(),
@@ -272,7 +282,10 @@ impl Walk<'_> {
             }
             None if !self.audit.has_plans() => new(
                 Kind::UnknownFile,
-                "not registered; the daemon registers it if its footer can be read".to_owned(),
+                match unreadable {
+                    Some(reason) => format!("not registered: {reason}"),
+                    None => "not registered yet; the daemon registers it".to_owned(),
+                },
             ),
             None if path.iteration().0 == 1 => new(
                 Kind::UnknownFile,

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     WorkContext,
-    lease_keeper::Claim,
+    lease_keeper::{Claim, LeaseKeeper},
     merge_run::{Attempt, Published, RunError, blocking},
 };
 use crate::{
@@ -50,32 +50,56 @@ pub(super) fn earlier_attempts(attempts: u32) -> std::ops::Range<u32> {
 
 /// Removes what earlier attempts published and did not commit. Safe while such a worker still
 /// runs: its lease is void, so its commit is refused.
-pub(super) async fn remove_dead_attempts(attempt: &Attempt<'_>) -> Result<(), RunError> {
+///
+/// Unless a server that lost its last writes has forgotten this claim: then the earlier holder's is valid
+/// again. So the index is asked first, then the claim is confirmed: when both say so, nobody had committed
+/// that output. What remains is the instant from there to the `unlink`, as before each delete.
+pub(super) async fn remove_dead_attempts(
+    attempt: &Attempt<'_>,
+    keeper: &LeaseKeeper,
+) -> Result<(), RunError> {
     let plan = attempt.plan;
     let names: Vec<DataPath> = earlier_attempts(plan.attempts)
         .map(|earlier| output_path(plan, earlier))
         .collect::<Result<_, _>>()?;
-    remove_unindexed(attempt.context, &plan.queue.table, attempt.layer, names).await
+    let table = &plan.queue.table;
+    remove_unindexed(attempt.context, table, attempt.layer, names, keeper).await
 }
 
 /// Removes outputs of dead attempts that the index does not name.
-pub(super) async fn remove_unindexed(
+pub(super) async fn remove_unindexed<C: Claim>(
     context: &WorkContext,
     table: &TableRef,
     layer: &Layer,
     names: Vec<DataPath>,
+    keeper: &LeaseKeeper<C>,
 ) -> Result<(), RunError> {
-    if names.is_empty() {
-        return Ok(());
-    }
-    let entries = context.catalog.resolve(table, &names).await?;
-    for (name, _) in names
-        .into_iter()
-        .zip(entries)
-        .filter(|(_, entry)| entry.is_none())
-    {
+    let (of, looked) = (table.clone(), layer.clone());
+    // Most attempts leave none. What cannot be looked at may be there.
+    let left: Vec<DataPath> = blocking(move || {
+        let is_left =
+            |name: &DataPath| !matches!(looked.data_file(&of, name).try_exists(), Ok(false));
+        names.into_iter().filter(is_left).collect()
+    })
+    .await?;
+    for name in left {
+        let found = context
+            .catalog
+            .resolve(table, std::slice::from_ref(&name))
+            .await?;
+        if found.iter().any(Option::is_some) {
+            continue;
+        }
+        context.reached(CrashPoint::DeadOutputFound);
+        let ours_until = keeper.confirm().await?;
         let (layer, of, path) = (layer.clone(), table.clone(), name.clone());
-        if blocking(move || layer.delete(&of, &path)).await?? {
+        let removed = blocking(move || {
+            if ours_until <= Instant::now() {
+                return Err(RunError::LeaseLost);
+            }
+            Ok(layer.delete(&of, &path)?)
+        });
+        if removed.await?? {
             context.reached(CrashPoint::DeadOutputRemoved);
             tracing::info!(%table, file = %name, "removed the output of an attempt that was never committed");
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{WorkContext, WorkError};
 use crate::{
-    catalog::CatalogError,
+    catalog::{CatalogError, DropState},
     crash_points::CrashPoint,
     model::{ClaimedDrop, IndexEntry},
     storage::StorageError,
@@ -90,6 +90,7 @@ async fn see_through(
             Ok(Some(claim))
         }
         Ok(Deleted::Before) => Ok(Some(claim)),
+        Ok(Deleted::Later) => Ok(None),
         Ok(Deleted::IndexedAgain) => {
             let item = &claim.item;
             tracing::warn!(table = %item.table, file = %item.path, "file is in the index again; it is kept");
@@ -114,6 +115,8 @@ enum Deleted {
     /// The bytes were gone already.
     Before,
     IndexedAgain,
+    /// Its path was used again and merged: the bytes wait for the later delete's time, and so does this one.
+    Later,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -148,8 +151,18 @@ async fn check_and_delete(
         Err(CatalogError::LeaseLost { .. }) => return Err(DropError::LeaseLost),
         Err(error) => return Err(DropError::Catalog(error)),
     };
-    if found.is_some_and(|entry| names_these_bytes(context, &entry, claim)) {
-        return Ok(Deleted::IndexedAgain);
+    match found {
+        DropState::Named(entry) if names_these_bytes(context, &entry, claim) => {
+            return Ok(Deleted::IndexedAgain);
+        }
+        DropState::KeptFor(time) => {
+            return match context.catalog.release_drop(claim, time).await {
+                Ok(()) => Ok(Deleted::Later),
+                Err(CatalogError::LeaseLost { .. }) => Err(DropError::LeaseLost),
+                Err(error) => Err(DropError::Catalog(error)),
+            };
+        }
+        DropState::Named(_) | DropState::Unnamed => {}
     }
     context.reached(CrashPoint::DropChecked);
     let layer = context.layers.get(&item.layer)?.clone();

@@ -161,6 +161,14 @@ impl<C: Claim> LeaseKeeper<C> {
         Ok(held.ours_until)
     }
 
+    /// Renews now: an answer says that the catalog knows this claim, so that no earlier holder committed
+    /// before. Returns until when the claim is ours at least.
+    pub(super) async fn confirm(&self) -> Result<Instant, CatalogError> {
+        let mut held = self.held.lock().await;
+        held.renew(self.catalog.as_ref(), self.lease).await?;
+        Ok(held.ours_until)
+    }
+
     /// Ends renewing, after a renewal under way. Says with the newest lease whether it is still held.
     pub(super) async fn stop(self) -> (C, bool) {
         self.stop.cancel();

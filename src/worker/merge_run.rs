@@ -220,7 +220,7 @@ async fn make_output(
         output: commit::output_path(plan, plan.attempts)?,
     };
     if plan.attempts > 1 && sources::are_all_there(&attempt).await? {
-        commit::remove_dead_attempts(&attempt).await?;
+        commit::remove_dead_attempts(&attempt, keeper).await?;
     }
     if attempt.sources.is_empty() && malformed.is_empty() {
         return Ok(Made::Nothing);
@@ -347,6 +347,9 @@ async fn merge_readable(
         };
         match merge_on_thread(attempt, request, control).await {
             Err(RunError::Merge(MergeError::BadInputs(bad))) if !bad.is_empty() => {
+                if let Some(lack) = bad.iter().find(|bad| bad.is_lack) {
+                    return Err(sources::lacking(lack));
+                }
                 let (again, first): (Vec<_>, Vec<_>) = bad
                     .into_iter()
                     .partition(|bad| suspects.contains(&bad.path));

@@ -146,7 +146,7 @@ async fn prepare(
     if item.attempts > 1
         && let Some(to) = &target
     {
-        remove_dead_copies(context, item, &from, to).await?;
+        remove_dead_copies(context, item, (&from, to), keeper).await?;
     }
     if item.counted_attempts() > context.config.worker.max_attempts {
         return Err(MoveError::Died(item.counted_attempts() - 1));
@@ -237,8 +237,8 @@ fn copy_path(item: &MoveItem, attempt: u32) -> Result<DataPath, ModelError> {
 async fn remove_dead_copies(
     context: &WorkContext,
     item: &MoveItem,
-    from: &Layer,
-    to: &Layer,
+    (from, to): (&Layer, &Layer),
+    keeper: &LeaseKeeper<ClaimedMove>,
 ) -> Result<(), MoveError> {
     let original = from.data_file(&item.table, &item.path_from);
     if !blocking(move || matches!(original.try_exists(), Ok(true))).await? {
@@ -247,7 +247,7 @@ async fn remove_dead_copies(
     let names = commit::earlier_attempts(item.attempts)
         .map(|attempt| copy_path(item, attempt))
         .collect::<Result<Vec<_>, _>>()?;
-    commit::remove_unindexed(context, &item.table, to, names).await?;
+    commit::remove_unindexed(context, &item.table, to, names, keeper).await?;
     Ok(())
 }
 

@@ -141,6 +141,14 @@ pub(super) async fn locate(
     Ok((files, set_aside))
 }
 
+/// What kept an input from being read has nothing to do with it: the plan is handed back, and no attempt is blamed.
+pub(super) fn lacking(bad: &BadInput) -> RunError {
+    RunError::Unreadable {
+        path: bad.path.clone(),
+        source: io::Error::other(bad.reason.clone()),
+    }
+}
+
 /// Sets inputs aside that were bad twice, after every byte of each could be read: then the files are bad.
 pub(super) async fn set_aside(
     attempt: &mut Attempt<'_>,

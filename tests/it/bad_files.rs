@@ -14,13 +14,15 @@ use arrow::{
     },
     datatypes::{DataType, Field, Int32Type},
 };
-use gigamerge::merge::{Compression, MergeError, MergeOptions};
+use gigamerge::merge::{
+    Compression, MergeControl, MergeError, MergeOptions, merge_files, summarize,
+};
 use parquet::{
     basic::{Compression as Codec, Encoding, GzipLevel, ZstdLevel},
     file::properties::{EnabledStatistics, WriterProperties, WriterVersion},
     schema::types::ColumnPath,
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     absurd_files,
@@ -79,15 +81,78 @@ fn damaged_and_absurd_files_are_refused_by_name_in_bounded_memory() {
         .env("RUST_BACKTRACE", "0")
         .output()
         .unwrap();
-    // The end of what it says: panics that were caught are in it, too.
     let text = String::from_utf8_lossy(&child.stderr).into_owned();
+    let panics = text.matches("panicked at").count();
     let end: Vec<&str> = text.lines().rev().take(12).collect();
     assert!(child.status.success(), "{}: {end:#?}", child.status);
     let out = String::from_utf8_lossy(&child.stdout);
     assert!(out.contains("1 passed"), "{out}");
+    // What was caught is told by the errors alone.
+    assert_eq!(panics, 0, "{end:#?}");
+}
+
+#[test]
+fn a_full_table_of_open_files_is_no_files_fault() {
+    if std::env::var_os(CHILD).is_some() {
+        merge_with_a_full_table();
+        return;
+    }
+    // Limits are those of a whole process.
+    let name = "bad_files::a_full_table_of_open_files_is_no_files_fault";
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, "")
+        .output()
+        .unwrap();
+    let (out, text) = (
+        String::from_utf8_lossy(&child.stdout),
+        String::from_utf8_lossy(&child.stderr),
+    );
+    assert!(child.status.success() && out.contains("1 passed"), "{text}");
+}
+
+fn merge_with_a_full_table() {
+    let mut lab = Lab::new();
+    let no_foreign = tempfile::tempdir().unwrap();
+    let base = &bases(no_foreign.path())[0];
+    let files = [lab.add_bytes(base), lab.add_bytes(base)];
+    let broken = lab.add_bytes(&base[..base.len() - 9]);
+    let limit = |count| Rlimit {
+        current: Some(count),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    let before = getrlimit(Resource::Nofile).current.unwrap();
+    let request = lab.request(&options());
+    let control = MergeControl::default();
+    // Not even one more can be opened.
+    setrlimit(Resource::Nofile, limit(1)).unwrap();
+    let (merged, summary) = (
+        merge_files(&request, &control),
+        summarize(&files[0], &options()),
+    );
+    setrlimit(Resource::Nofile, limit(before)).unwrap();
+    for (error, count) in [(merged.unwrap_err(), 3), (summary.unwrap_err(), 1)] {
+        let MergeError::BadInputs(bad) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(bad.len(), count);
+        for bad in bad {
+            assert!(
+                bad.is_lack && bad.reason.contains("Too many open files"),
+                "{bad:?}"
+            );
+        }
+    }
+    // One that is really bad is so still.
+    let Err(MergeError::BadInputs(bad)) = lab.merge(&options()) else {
+        panic!("a file without an end was merged");
+    };
+    assert_eq!(bad.len(), 1);
+    assert!(bad[0].path == broken && !bad[0].is_lack, "{bad:?}");
 }
 
 fn merge_them_all(foreign: &Path) {
+    gigamerge::merge::silence_caught_panics();
     let limit = Rlimit {
         current: Some(ADDRESS_BYTES),
         maximum: Some(ADDRESS_BYTES),
@@ -97,7 +162,7 @@ fn merge_them_all(foreign: &Path) {
     absurd_files::long_texts_of_a_dictionary_are_read_few_at_a_time();
     let bases = bases(foreign);
     assert!(bases.len() > 15);
-    let (mut refused, mut merged) = (0, 0);
+    let (mut refused, mut merged, mut panicked) = (0, 0, 0);
     let mut random = fastrand::Rng::with_seed(20);
     let mut lab = Lab::new();
     let victim = lab.add_bytes(&bases[0]);
@@ -115,6 +180,7 @@ fn merge_them_all(foreign: &Path) {
                 let places: Vec<usize> = bad.iter().map(|bad| bad.index).collect();
                 assert_eq!(places, [0], "round {round}: {bad:?}");
                 assert!(!bad[0].reason.is_empty());
+                panicked += usize::from(bad[0].reason.contains("confuse the decoder"));
             }
             // A damaged footer can still be a footer, of another schema.
             Err(MergeError::TypeConflict(_) | MergeError::SortColumn { .. }) => refused += 1,
@@ -126,6 +192,7 @@ fn merge_them_all(foreign: &Path) {
         refused > ROUNDS / 3 && merged > ROUNDS / 10,
         "{refused} refused, {merged} merged"
     );
+    assert!(panicked > 0, "no damage made the decoder panic");
     let peak_bytes = peak_bytes();
     assert!(peak_bytes < RESIDENT_BYTES, "peak {peak_bytes}");
 }

@@ -25,25 +25,25 @@ use crate::support::{
 const LEVELS: &str =
     "[merge]\nlevels = [{ iteration = 1, timeout = \"1s\", max_size = \"100 MiB\" }]\n";
 
-fn metadata(lake: &Lake, table: &str) -> Value {
+pub fn metadata(lake: &Lake, table: &str) -> Value {
     let file = lake.partition(table).join("metadata.json");
     serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
 }
 
-fn outputs(lake: &Lake, table: &str) -> Vec<PathBuf> {
+pub fn outputs(lake: &Lake, table: &str) -> Vec<PathBuf> {
     let data = lake.root.join("db").join(table).join("data");
     let files = metadata(lake, table)["files"].as_array().unwrap().clone();
     let path = |file: &Value| data.join(file["path"].as_str().unwrap());
     files.iter().map(path).collect()
 }
 
-fn is_merged(lake: &Lake, table: &str) -> bool {
+pub fn is_merged(lake: &Lake, table: &str) -> bool {
     let files = lake.files(table);
     !files.is_empty() && files.iter().all(|name| name.ends_with(".2.parquet"))
 }
 
 /// Small as a file, large in memory and as an uncompressed output.
-fn write_dense(path: &Path, seed: i64, rows: i64) {
+pub fn write_dense(path: &Path, seed: i64, rows: i64) {
     let times: ArrayRef = Arc::new(Int64Array::from_iter_values(
         (0..rows).map(|row| HOUR_START_NS + (row * 7919 + seed) % rows),
     ));

@@ -5,8 +5,8 @@ use std::{any::Any, sync::Arc, time::Duration};
 use futures_util::TryStreamExt;
 use gigamerge::{
     catalog::{
-        Catalog, CatalogError, CommitOutcome, EntryFilter, LayerRule, Level, MergeCommit, Policy,
-        QueueDepths, Retried,
+        Catalog, CatalogError, CommitOutcome, DropState, EntryFilter, LayerRule, Level,
+        MergeCommit, Policy, QueueDepths, Retried,
     },
     model::{
         ClaimedMerge, DataPath, IndexEntry, Iteration, LayerName, MergePlan, PlanPart,
@@ -314,15 +314,73 @@ pub mod promises {
         catalog.commit_merge(&claimed, &commit).await.unwrap();
         let mut drops = catalog.claim_drops(10, LEASE).await.unwrap();
         let (mut kept, released) = (drops.remove(0), drops.remove(0));
-        assert_eq!(catalog.look_up_drop(&kept).await.unwrap(), None);
+        assert_eq!(
+            catalog.look_up_drop(&kept).await.unwrap(),
+            DropState::Unnamed
+        );
         let first = kept.clone();
         kept.lease = catalog.renew_drop(&kept, LEASE).await.unwrap();
         assert!(is_lease_lost(&catalog.look_up_drop(&first).await));
-        assert_eq!(catalog.look_up_drop(&kept).await.unwrap(), None);
+        assert_eq!(
+            catalog.look_up_drop(&kept).await.unwrap(),
+            DropState::Unnamed
+        );
         catalog.release_drop(&released, LEASE).await.unwrap();
         assert!(is_lease_lost(&catalog.look_up_drop(&released).await));
         catalog.finish_drop(&kept).await.unwrap();
         assert!(is_lease_lost(&catalog.look_up_drop(&kept).await));
+    }
+
+    pub async fn a_path_that_was_used_again_keeps_its_grace_when_it_is_merged(
+        catalog: &dyn Catalog,
+    ) {
+        add(catalog, &["a.1", "b.1"]).await;
+        let first = claim(catalog, LEASE).await;
+        let mut commit = commit_of(&first, "m.2");
+        commit.grace = Duration::from_secs(1);
+        catalog.commit_merge(&first, &commit).await.unwrap();
+        // The same names live a second time, and are merged with a longer grace.
+        add(catalog, &["a.1", "b.1"]).await;
+        let second = claim(catalog, LEASE).await;
+        // One delete of the first lives is claimed before that merge ends, the other one after it.
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        let early = catalog.claim_drops(1, LEASE).await.unwrap().remove(0);
+        assert!(matches!(
+            catalog.look_up_drop(&early).await,
+            Ok(DropState::Named(_))
+        ));
+        let mut commit = commit_of(&second, "n.2");
+        commit.grace = Duration::from_secs(5);
+        let committed_at = std::time::Instant::now();
+        catalog.commit_merge(&second, &commit).await.unwrap();
+        let wait = |state: DropState| match state {
+            DropState::KeptFor(time) => time,
+            other => panic!("{other:?}"),
+        };
+        let left = wait(catalog.look_up_drop(&early).await.unwrap());
+        assert!(
+            left > Duration::from_secs(3) && left <= Duration::from_secs(6),
+            "{left:?}"
+        );
+        catalog.release_drop(&early, left).await.unwrap();
+        for late in catalog.claim_drops(10, LEASE).await.unwrap() {
+            wait(catalog.look_up_drop(&late).await.unwrap());
+            catalog.release_drop(&late, left).await.unwrap();
+        }
+        // Then all of them may go.
+        tokio::time::sleep(Duration::from_millis(7500).saturating_sub(committed_at.elapsed()))
+            .await;
+        let mut ended = std::collections::BTreeSet::new();
+        for drop in catalog.claim_drops(10, LEASE).await.unwrap() {
+            let looked = catalog.look_up_drop(&drop).await;
+            // Two deletes of one path may end together.
+            if !is_lease_lost(&looked) {
+                assert_eq!(looked.unwrap(), DropState::Unnamed);
+                catalog.finish_drop(&drop).await.unwrap();
+            }
+            ended.insert(drop.item.path);
+        }
+        assert_eq!(ended.len(), 2);
     }
 
     pub async fn a_commit_whose_source_is_gone_changes_nothing(catalog: &dyn Catalog) {
@@ -801,6 +859,7 @@ macro_rules! keeps_its_promises {
             a_repeated_commit_is_recognized
             replaced_files_stay_for_the_grace_period
             a_delete_is_looked_up_only_while_it_is_held
+            a_path_that_was_used_again_keeps_its_grace_when_it_is_merged
             a_commit_whose_source_is_gone_changes_nothing
             a_commit_whose_output_exists_changes_nothing
             a_commit_without_output_ends_the_plan

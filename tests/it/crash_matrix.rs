@@ -81,7 +81,7 @@ fn scenarios(point: CrashPoint) -> (On, &'static [(Scenario, u32)]) {
         // The first of three, and the last.
         DropDeleted => (On::Both, &[(After, 1), (After, 3)]),
         // On a folder, the start itself removes them.
-        DeadOutputRemoved => (On::Redis, &[(DeadWorker, 1), (DeadMove, 1)]),
+        DeadOutputFound | DeadOutputRemoved => (On::Redis, &[(DeadWorker, 1), (DeadMove, 1)]),
         // The first and the last of three.
         MoveClaimed => (On::Redis, &[(Move, 1), (Move, 3), (Expire, 1)]),
         MoveCopied | MoveAnnounced | MoveEnded => (On::Redis, &[(Move, 1)]),

@@ -249,3 +249,67 @@ fn a_damaged_file_is_set_aside_and_the_others_are_merged() {
     assert_same_rows(&merged, &good);
     assert_eq!(metadata(&lake, "cpu")["files"].as_array().unwrap().len(), 2);
 }
+
+fn quarantine(config: &str) -> Vec<Value> {
+    let (code, out, log) = run(&["quarantine", "ls", "--json", "--config", config]);
+    assert_eq!(code, 0, "{log}");
+    out.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_shown_until_it_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let lake = Lake::new(&folder.path().join("lake"));
+    lake.drop_file("cpu", 1, 100);
+    let copies = lake.keep_copy("cpu", &folder.path().join("copies"));
+    // A writer is in the middle of copying it.
+    let whole = fs::read(&copies[0]).unwrap();
+    let file = lake.partition("cpu").join("half.1.parquet");
+    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let config = config_file(folder.path(), &config(&lake, ""));
+    let mut program = Program::start(&["run", "--config", &config]);
+    program.wait_for_log("file is left alone");
+    let shown = quarantine(&config);
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert_eq!(shown[0]["kind"], "unregistered");
+    assert!(
+        shown[0]["id"]
+            .as_str()
+            .unwrap()
+            .ends_with("/half.1.parquet")
+    );
+    assert!(!shown[0]["reason"].as_str().unwrap().is_empty());
+    let id = shown[0]["id"].as_str().unwrap();
+    let (code, out, log) = run(&["verify", "--min-age", "0s", "--json", "--config", &config]);
+    assert!(
+        out.contains("half.1.parquet") && out.contains("not registered: ") && code == 1,
+        "{code}: {out} {log}"
+    );
+    fs::write(&file, &whole).unwrap();
+    program.wait_until("both in the index", |_| {
+        let metadata = metadata(&lake, "cpu");
+        let rows = metadata["row_count"].as_u64();
+        rows == Some(200)
+    });
+    assert!(quarantine(&config).is_empty());
+    program.signal(Signal::TERM);
+    program.wait_for_exit(Duration::from_secs(20));
+    // Nobody can bring back or drop what was never in the index.
+    let broken = lake.partition("cpu").join("half.2.parquet");
+    fs::write(&broken, &whole[..whole.len() / 2]).unwrap();
+    let other = id.replace(".1.parquet", ".2.parquet");
+    for words in [
+        &["retry", "db", "cpu", &other][..],
+        &["drop", "db", "cpu", &other, "--yes"],
+    ] {
+        let arguments = [&["quarantine"], words, &["--config", &config]].concat();
+        let (code, out, log) = run(&arguments);
+        assert!(
+            code == 0 && out.contains("nothing changed"),
+            "{code}: {out} {log}"
+        );
+        assert_eq!(fs::read(&broken).unwrap().len(), whole.len() / 2);
+    }
+}

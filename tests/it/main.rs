@@ -21,6 +21,7 @@ mod crash_matrix;
 mod daemon_signals;
 mod demo;
 mod embedded_run;
+mod full_disk;
 mod golden;
 mod guide;
 mod hour;

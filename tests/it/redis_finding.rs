@@ -175,3 +175,60 @@ async fn a_list_that_became_something_else_stops_nobody() {
     assert_eq!(lists.due(1).await.len(), 1);
     assert!(lists.server.process_id() > 0);
 }
+
+#[tokio::test]
+async fn the_first_look_reads_each_waiting_list_once_for_all_levels() {
+    let mut lists = Lists::new();
+    for table in 0..50 {
+        lists.push(&Lists::list(table, 1), 1, 3600);
+        lists.push(&Lists::list(table, 2), 2, 3600);
+    }
+    lists.push(&Lists::list(50, 2), 2, -1);
+    lists.calls("scan");
+    assert!(lists.due(1).await.is_empty());
+    assert_eq!(lists.due(2).await.len(), 1);
+    let info: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query(&mut lists.connection)
+        .unwrap();
+    assert!(!info.contains("cmdstat_llen"), "{info}");
+    // The due one was read again, to be shown.
+    assert_eq!(lists.calls("lrange"), 102);
+    // From then on, lengths tell what is new.
+    lists.push(&Lists::list(3, 1), 1, -1);
+    assert_eq!(lists.due(1).await.len(), 1);
+    // Its two items, and that there is no third.
+    assert_eq!(lists.calls("lrange"), 2);
+}
+
+#[tokio::test]
+async fn large_plans_are_read_in_several_calls_and_none_is_missed() {
+    let mut lists = Lists::new();
+    let paths = format!("\"a=1/{}.1.parquet\",", "x".repeat(200)).repeat(5000);
+    for table in 0..40 {
+        // Lists of plans that were handed out are read in each look.
+        for (state, due_in_s) in [
+            ("idle", 3600),
+            ("processing", if table % 3 == 0 { -1 } else { 3600 }),
+        ] {
+            let plan = format!(
+                r#"{{"id":"{}","time_s":{},"size":1,"paths":[{paths}"a=1/y.1.parquet"]}}"#,
+                uuid::Uuid::new_v4(),
+                lists.now_s + due_in_s
+            );
+            redis::cmd("RPUSH")
+                .arg(Lists::list(table, 1).replace(":idle", &format!(":{state}")))
+                .arg(plan)
+                .exec(&mut lists.connection)
+                .unwrap();
+        }
+    }
+    lists.calls("evalsha");
+    assert_eq!(lists.due(1).await.len(), 14);
+    let first = lists.calls("evalsha");
+    // 80 plans of 1.1 MB, 8 MiB in a call.
+    assert!(first >= 8, "{first} calls");
+    assert_eq!(lists.due(1).await.len(), 14);
+    let second = lists.calls("evalsha");
+    assert!((5..=8).contains(&second), "{second} calls");
+}

@@ -178,6 +178,45 @@ fn an_output_stays_when_the_server_forgot_its_commit_after_the_inputs_were_delet
     assert_eq!(world.on_disk(), kept, "{}", daemon.log());
 }
 
+/// The first worker is stopped past its lease with published bytes; the second one took over and is about to
+/// remove them, when the server comes back without knowing of that: then the first one's commit is valid.
+#[test]
+fn a_dead_attempts_output_stays_when_the_server_forgot_who_took_over() {
+    let mut world = World::with(Some(RedisServer::start()), LEVELS);
+    world.write(0..3, 400);
+    std::thread::sleep(Duration::from_millis(1100));
+    let log = |name: &str| world.folder.path().join(name);
+    let arguments = ["once", "--config", &world.config];
+    let mut first = Stopped::start(MergePublished, &arguments, &log("first.log"));
+    let file = append_file(world.server.as_ref().unwrap());
+    let length = fs::metadata(&file).unwrap().len();
+    let output: Vec<String> = world
+        .on_disk()
+        .difference(&world.indexed())
+        .cloned()
+        .collect();
+    assert_eq!(output.len(), 1);
+    // Past its lease.
+    std::thread::sleep(Duration::from_millis(6500));
+    let mut second = Stopped::start(DeadOutputFound, &arguments, &log("second.log"));
+    let server = world.server.as_mut().unwrap();
+    server.kill();
+    let appended = fs::File::options().write(true).open(&file).unwrap();
+    assert!(appended.metadata().unwrap().len() > length);
+    appended.set_len(length).unwrap();
+    server.run();
+    first.go_on();
+    assert_eq!(first.wait(), Some(0), "{}", first.log());
+    let indexed = world.indexed();
+    assert!(indexed.contains(&output[0]), "{}", first.log());
+    second.go_on();
+    second.wait();
+    assert!(second.log().contains("lease"), "{}", second.log());
+    assert!(world.on_disk().contains(&output[0]), "{}", second.log());
+    let mut daemon = Program::start(&["run", "--config", &world.config]);
+    assert_heals(&world, &mut daemon);
+}
+
 fn ask(connection: &mut Connection, words: &[&str]) {
     let mut command = redis::cmd(words[0]);
     for word in &words[1..] {

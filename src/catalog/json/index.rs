@@ -15,7 +15,8 @@ use std::{
 use super::{Probe, partition::Partition, refresh, work::GivenBack};
 use crate::{
     catalog::{
-        CatalogError, CommitOutcome, DeadOutput, EntryFilter, MergeCommit, Policy, QueueDepths,
+        CatalogError, CommitOutcome, DeadOutput, DropState, EntryFilter, MergeCommit, Policy,
+        QueueDepths,
     },
     crash_points::CrashPoints,
     model::{
@@ -356,16 +357,19 @@ impl Inner {
         claimed
     }
 
-    pub(super) fn look_up_drop(
-        &self,
-        claim: &ClaimedDrop,
-    ) -> Result<Option<IndexEntry>, CatalogError> {
+    pub(super) fn look_up_drop(&self, claim: &ClaimedDrop) -> Result<DropState, CatalogError> {
         let item = &claim.item;
-        self.with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
-            partition.holds_drop(&claim.lease.token)
-        })?;
+        let kept_for =
+            self.with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
+                partition.holds_drop(&claim.lease.token)?;
+                Ok(partition.kept_for(&item.path, now_s()))
+            })?;
         let mut found = self.resolve(&item.table, std::slice::from_ref(&item.path));
-        Ok(found.pop().flatten())
+        Ok(match (found.pop().flatten(), kept_for) {
+            (Some(entry), _) => DropState::Named(Box::new(entry)),
+            (None, Some(time)) => DropState::KeptFor(time),
+            (None, None) => DropState::Unnamed,
+        })
     }
 
     /// One replacement of `metadata.json` for each partition.

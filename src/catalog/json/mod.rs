@@ -41,8 +41,8 @@ use self::{
     work::GivenBack,
 };
 use super::{
-    Catalog, CatalogError, CommitOutcome, DeadOutput, EntryFilter, EntryStream, MergeCommit,
-    MoveCommit, Policy, QueueDepths, Refreshed, Replacement, Retried, Undeleted,
+    Catalog, CatalogError, CommitOutcome, DeadOutput, DropState, EntryFilter, EntryStream,
+    MergeCommit, MoveCommit, Policy, QueueDepths, Refreshed, Replacement, Retried, Undeleted,
 };
 use crate::{
     crash_points::CrashPoints,
@@ -393,7 +393,7 @@ impl Catalog for JsonCatalog {
             .await
     }
 
-    async fn look_up_drop(&self, claim: &ClaimedDrop) -> Result<Option<IndexEntry>, CatalogError> {
+    async fn look_up_drop(&self, claim: &ClaimedDrop) -> Result<DropState, CatalogError> {
         let claim = claim.clone();
         self.blocking(move |inner| inner.look_up_drop(&claim)).await
     }

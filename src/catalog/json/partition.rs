@@ -297,6 +297,12 @@ pub(super) fn remove_files(
 ) {
     let removed: HashSet<&DataPath> = paths.iter().collect();
     let queue = &mut metadata.drop_queue;
+    // A path that was deleted and used again: the earlier delete must not end the later one's grace.
+    for item in queue.iter_mut() {
+        if removed.contains(&item.path) {
+            item.due_s = item.due_s.max(due_s);
+        }
+    }
     let sizes = &mut metadata.found_drop_sizes;
     let replaced = &mut metadata.replaced;
     metadata.files.retain(|record| {

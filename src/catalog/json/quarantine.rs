@@ -129,11 +129,15 @@ impl Partition {
 
 impl Inner {
     pub(super) fn quarantine(&self, table: Option<&TableRef>) -> Vec<Quarantined> {
+        let mut refused = guard(&self.scan).refused(table);
+        // Somebody else may have registered one since.
+        refused.retain(|one| self.resolve(&one.table, &one.paths) == [None]);
         let partitions = guard(&self.partitions);
         let of_table = partitions
             .values()
             .filter(|partition| table.is_none_or(|table| *table == partition.table));
         let mut found: Vec<Quarantined> = of_table.flat_map(Partition::quarantine).collect();
+        found.append(&mut refused);
         found.sort_by(|a, b| (a.at_s, &a.id).cmp(&(b.at_s, &b.id)));
         found
     }

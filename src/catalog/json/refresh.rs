@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     catalog::{CatalogError, Refreshed},
-    model::{DataPath, IndexEntry, LayerName, WriterId},
+    model::{DataPath, IndexEntry, LayerName, QuarantineKind, Quarantined, TableRef, WriterId},
 };
 
 /// A folder that changed this recently may change again within the same clock tick.
@@ -24,11 +24,14 @@ const SETTLE_TIME: Duration = Duration::from_secs(2);
 /// A refused file that did not change is probed again after this, without another report.
 const LOOK_AGAIN_TIME: Duration = Duration::from_secs(60);
 
-/// What a file looked like when it was refused.
+/// What a file looked like when it was refused, and why it was.
 #[derive(Debug)]
 struct Report {
     seen: (u64, Option<SystemTime>),
     at: Instant,
+    reason: String,
+    /// `None` for what is no data file by its name.
+    file: Option<(TableRef, DataPath)>,
 }
 
 /// What the last looks saw, so that the next is cheap and says nothing twice.
@@ -49,6 +52,32 @@ impl ScanMemory {
         self.settled.remove(folder);
         self.broken.remove(folder);
         self.swept.remove(folder);
+    }
+
+    /// The data files that could not be read when they were last looked at.
+    pub(super) fn refused(&self, table: Option<&TableRef>) -> Vec<Quarantined> {
+        let refused = self.reported.iter().filter_map(|(full, report)| {
+            let (of_table, path) = report.file.as_ref()?;
+            if table.is_some_and(|table| table != of_table) {
+                return None;
+            }
+            let written = report
+                .seen
+                .1?
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            Some(Quarantined {
+                kind: QuarantineKind::Unregistered,
+                table: of_table.clone(),
+                id: path.to_string(),
+                paths: vec![path.clone()],
+                reason: report.reason.clone(),
+                at_s: i64::try_from(written.as_secs()).unwrap_or(i64::MAX),
+                place: full.display().to_string(),
+                text: String::new(),
+            })
+        });
+        refused.collect()
     }
 
     /// Whether a file was refused a short while ago and has not changed since. After that it gets another
@@ -119,7 +148,7 @@ fn refresh_partition(
     let mut is_settled = true;
     for file in files {
         match file {
-            FoundFile::Other(path, reason) => report(memory, refreshed, &path, &reason),
+            FoundFile::Other(path, reason) => report(memory, refreshed, &path, &reason, None),
             FoundFile::Data(path) => {
                 let full = found.folder.join(path.file_name());
                 if memory.was_just_refused(&full) {
@@ -128,6 +157,7 @@ fn refresh_partition(
                 }
                 match (inner.probe)(&found.table, &full) {
                     Ok(probed) => {
+                        memory.reported.remove(&full);
                         let entry = entry(layer, found, path, probed, &full);
                         // What has lain here for long has waited for long: a first run need not wait again.
                         let written_at_s = (entry.chunk_time_ns / 1_000_000_000).min(now_s());
@@ -136,7 +166,8 @@ fn refresh_partition(
                     Err(reason) => {
                         // It may still be written in place: look again when it has changed.
                         is_settled = false;
-                        report(memory, refreshed, &full, &reason);
+                        let file = Some((found.table.clone(), path));
+                        report(memory, refreshed, &full, &reason, file);
                     }
                 }
             }
@@ -193,7 +224,13 @@ fn sweep_orphans(
     Ok(removed_count)
 }
 
-fn report(memory: &mut ScanMemory, refreshed: &mut Refreshed, path: &Path, reason: &str) {
+fn report(
+    memory: &mut ScanMemory,
+    refreshed: &mut Refreshed,
+    path: &Path,
+    reason: &str,
+    file: Option<(TableRef, DataPath)>,
+) {
     // Deleted since the folder was listed: nothing to report.
     if matches!(path.try_exists(), Ok(false)) {
         return;
@@ -201,6 +238,8 @@ fn report(memory: &mut ScanMemory, refreshed: &mut Refreshed, path: &Path, reaso
     let report = Report {
         seen: size_and_time(path),
         at: Instant::now(),
+        reason: reason.to_owned(),
+        file,
     };
     let is_known = memory.reported.insert(path.to_owned(), report).is_some();
     if !is_known {

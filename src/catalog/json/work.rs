@@ -378,6 +378,17 @@ impl Partition {
         }
     }
 
+    /// How long a path keeps its bytes for a delete that was queued later than the one that is held.
+    pub(super) fn kept_for(&self, path: &DataPath, now_s: i64) -> Option<Duration> {
+        let items = self.metadata.drop_queue.iter();
+        let due_s = items
+            .filter(|item| item.path == *path)
+            .map(|item| item.due_s)
+            .max()?;
+        let left_s = u64::try_from(due_s.saturating_sub(now_s)).ok()?;
+        (left_s > 0).then(|| Duration::from_secs(left_s))
+    }
+
     pub(super) fn renew_drop(
         &mut self,
         token: &str,

@@ -1,5 +1,7 @@
 //! Deletes that were claimed: what is asked before each one, and their end.
 
+use std::time::Duration;
+
 use super::{
     RedisCatalog,
     index::stored_entry,
@@ -8,43 +10,54 @@ use super::{
     queues::drop_queue_of,
 };
 use crate::{
-    catalog::CatalogError,
-    model::{ClaimedDrop, IndexEntry},
+    catalog::{CatalogError, DropState},
+    model::ClaimedDrop,
 };
+
+/// The item's place, the index entry, until when the bytes are kept, the server's clock.
+type Answers = (Option<u64>, Option<Vec<u8>>, Option<Vec<u8>>, (u64, u64));
 
 /// Deletes ended in one round trip.
 const FINISH_MAX: usize = 1000;
 
 impl RedisCatalog {
-    /// Both questions in one transaction: only together do their answers say anything.
+    /// All questions in one transaction: only together do their answers say anything.
     pub(super) async fn look_up_held(
         &self,
         claim: &ClaimedDrop,
-    ) -> Result<Option<IndexEntry>, CatalogError> {
+    ) -> Result<DropState, CatalogError> {
         let (table, path) = (&claim.item.table, &claim.item.path);
         let list = keys::file_list(&drop_queue_of(claim), ListState::Processing);
         let files = keys::files(table, path.first_folder());
-        let mut both = redis::pipe();
-        both.atomic();
-        both.cmd("LPOS").arg(list).arg(&claim.lease.token);
-        both.cmd("HGET").arg(&files).arg(path.as_str());
-        let (place, stored): (Option<u64>, Option<Vec<u8>>) = self
+        let mut all = redis::pipe();
+        all.atomic();
+        all.cmd("LPOS").arg(list).arg(&claim.lease.token);
+        all.cmd("HGET").arg(&files).arg(path.as_str());
+        all.cmd("HGET").arg(keys::kept(table)).arg(path.as_str());
+        all.cmd("TIME");
+        let (place, stored, kept_until, (now_s, _)): Answers = self
             .connection
-            .query_all("asking about a delete", &both)
+            .query_all("asking about a delete", &all)
             .await?;
         if place.is_none() {
             return Err(lease_lost(path));
         }
-        let Some(stored) = stored else {
-            return Ok(None);
-        };
-        match stored_entry(table, path.as_str().as_bytes(), &stored) {
-            Ok(entry) => Ok(Some(entry)),
-            Err(reason) => Err(CatalogError::Malformed {
-                place: format!("{files} {path}"),
-                reason,
-            }),
+        if let Some(stored) = stored {
+            return match stored_entry(table, path.as_str().as_bytes(), &stored) {
+                Ok(entry) => Ok(DropState::Named(Box::new(entry))),
+                Err(reason) => Err(CatalogError::Malformed {
+                    place: format!("{files} {path}"),
+                    reason,
+                }),
+            };
         }
+        // What is no number was not written by us.
+        let kept_until = kept_until.and_then(|text| String::from_utf8(text).ok()?.parse().ok());
+        let left_s = kept_until.map_or(0, |until: u64| until.saturating_sub(now_s));
+        Ok(match left_s {
+            0 => DropState::Unnamed,
+            left_s => DropState::KeptFor(Duration::from_secs(left_s)),
+        })
     }
 
     /// Together: a server that saves each write before it answers saves these once.

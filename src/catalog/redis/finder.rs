@@ -3,7 +3,8 @@
 //! One `SCAN` serves all levels that come soon after each other. Of each waiting list is
 //! remembered how long it was and when its first item is due: no claim takes an item before its
 //! time, so until then only a longer list can hold something new. Lists of handed out plans are
-//! always looked at: there, one item may have replaced another.
+//! always looked at: there, one item may have replaced another. The first scan of a process reads
+//! the heads of the waiting lists along with their names, while the server has both at hand.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,14 +13,20 @@ use std::{
 };
 
 use super::{
-    RedisCatalog,
+    RedisCatalog, SCAN_ROUNDS_MAX, each_once,
     keys::{self, ListState},
-    scripts,
+    scan_never_ends,
+    scripts::{self, Waiting},
 };
-use crate::{catalog::CatalogError, model::Iteration};
+use crate::{
+    catalog::{CatalogError, Policy},
+    model::Iteration,
+};
 
 /// Lists that one call looks into.
 const PEEK_LISTS_MAX: usize = 500;
+/// Keys that one call of the first scan goes through.
+const FIRST_SCAN_COUNT: usize = 500;
 /// Commands in one round trip.
 const LENGTHS_MAX: usize = 2000;
 /// Whoever changes items by hand is seen after this many timeouts of the level, and after
@@ -46,6 +53,8 @@ pub(super) struct Finder {
     /// The lists of the last scan by iteration; each level takes its own once.
     lists: HashMap<Iteration, Vec<String>>,
     taken: HashSet<Iteration>,
+    /// Whether the last scan was the first one, which also looked into the lists.
+    has_looked: bool,
     /// By hash of the key: a collision looks at a list once more or once less, until
     /// [`TRUST_MAX`] at the latest.
     quiet: HashMap<Iteration, HashMap<u64, Quiet>>,
@@ -60,6 +69,7 @@ impl Finder {
 
     fn keep(&mut self, scanned_at: Instant, keys: Vec<String>) {
         self.scanned_at = Some(scanned_at);
+        self.has_looked = false;
         self.taken.clear();
         self.lists.clear();
         for key in keys {
@@ -68,6 +78,37 @@ impl Finder {
             }
         }
     }
+
+    fn keep_first(&mut self, scanned_at: Instant, found: Vec<(String, Waiting)>, policy: &Policy) {
+        for (key, seen) in &found {
+            if let Some(iteration) = keys::iteration_of(key)
+                && let Some(level) = policy.level(iteration)
+                && let Some(quiet) = Quiet::of(key, *seen, scanned_at + trusted_for(level.timeout))
+            {
+                let hash = self.hasher.hash_one(key);
+                self.quiet.entry(iteration).or_default().insert(hash, quiet);
+            }
+        }
+        self.keep(scanned_at, found.into_iter().map(|(key, _)| key).collect());
+        self.has_looked = true;
+    }
+}
+
+impl Quiet {
+    /// Only of waiting lists, and only of those that are worth remembering.
+    fn of(key: &str, seen: Waiting, trusted_until: Instant) -> Option<Self> {
+        let (soonest_s, items_count) = seen?;
+        (keys::merge_list_state(key) == Some(ListState::Idle) && trusted_until > Instant::now())
+            .then_some(Self {
+                items_count,
+                soonest_s,
+                trusted_until,
+            })
+    }
+}
+
+fn trusted_for(timeout: Duration) -> Duration {
+    timeout.saturating_mul(TRUST_TIMEOUTS).min(TRUST_MAX)
 }
 
 impl RedisCatalog {
@@ -83,51 +124,54 @@ impl RedisCatalog {
             .policy
             .level(iteration)
             .map_or(Duration::ZERO, |level| level.timeout);
+        let policy = self.rules().policy.clone();
         // Held while Redis is asked: levels that start together share one scan.
         let mut finder = self.finder.lock().await;
         if !finder.is_fresh(iteration, timeout) {
             let started = Instant::now();
-            let found = self
-                .scan("looking for merge queues", keys::MERGE_PATTERN)
-                .await?;
-            finder.keep(started, found);
+            let context = "looking for merge queues";
+            // Lists of other writers are nothing to look into.
+            if finder.scanned_at.is_none() && policy.writers.is_none() {
+                let found = self.first_scan(context).await?;
+                finder.keep_first(started, found, &policy);
+            } else {
+                let found = self.scan_as_stored(context, keys::MERGE_PATTERN).await?;
+                finder.keep(started, found);
+            }
         }
         finder.taken.insert(iteration);
         let mut lists = finder.lists.remove(&iteration).unwrap_or_default();
         let mut remembered = finder.quiet.remove(&iteration).unwrap_or_default();
-        let hasher = finder.hasher.clone();
+        let (hasher, has_looked) = (finder.hasher.clone(), finder.has_looked);
         drop(finder);
 
-        let policy = self.rules().policy.clone();
         lists.retain(|key| match keys::merge_list_state(key) {
             None | Some(ListState::Failed) => false,
             Some(_) => policy.writers.is_none() || keys::is_served(key, &policy),
         });
         let mut still_quiet = HashMap::new();
         let lists = self
-            .without_quiet(lists, &mut remembered, &mut still_quiet, &hasher)
+            .without_quiet(
+                lists,
+                &mut remembered,
+                has_looked,
+                &mut still_quiet,
+                &hasher,
+            )
             .await?;
-        let trusted_for = (timeout * TRUST_TIMEOUTS).min(TRUST_MAX);
         let mut due = Vec::new();
-        for lists in lists.chunks(PEEK_LISTS_MAX) {
-            let trusted_until = Instant::now() + trusted_for;
-            let (found, quiet) = scripts::peek_plans(&self.connection, lists, per_list).await?;
+        let mut rest = lists.as_slice();
+        while !rest.is_empty() {
+            let part = &rest[..rest.len().min(PEEK_LISTS_MAX)];
+            let trusted_until = Instant::now() + trusted_for(timeout);
+            let (found, seen) = scripts::peek_plans(&self.connection, part, per_list).await?;
             due.extend(found);
-            for (key, seen) in lists.iter().zip(quiet) {
-                if let Some((soonest_s, items_count)) = seen
-                    && keys::merge_list_state(key) == Some(ListState::Idle)
-                    && trusted_for > Duration::ZERO
-                {
-                    still_quiet.insert(
-                        hasher.hash_one(key),
-                        Quiet {
-                            items_count,
-                            soonest_s,
-                            trusted_until,
-                        },
-                    );
+            for (key, seen) in part.iter().zip(&seen) {
+                if let Some(quiet) = Quiet::of(key, *seen, trusted_until) {
+                    still_quiet.insert(hasher.hash_one(key), quiet);
                 }
             }
+            rest = &rest[seen.len().clamp(1, part.len())..];
         }
         self.finder
             .lock()
@@ -137,11 +181,32 @@ impl RedisCatalog {
         Ok(due)
     }
 
+    /// Every merge list with what was seen of it, in the order in which the server has them.
+    async fn first_scan(&self, context: &str) -> Result<Vec<(String, Waiting)>, CatalogError> {
+        let mut found = Vec::new();
+        let mut cursor = 0_u64;
+        for _ in 0..SCAN_ROUNDS_MAX {
+            let (next, page) =
+                scripts::peek_page(&self.connection, cursor, FIRST_SCAN_COUNT).await?;
+            found.extend(
+                page.into_iter()
+                    .filter_map(|(key, seen)| Some((self.text_of(key)?, seen))),
+            );
+            cursor = next;
+            if cursor == 0 {
+                return Ok(each_once(found, |(key, _)| key));
+            }
+        }
+        Err(scan_never_ends(context))
+    }
+
     /// Leaves out the lists that are as long as they were and whose first item's time has not come.
+    /// How long they are is not asked of lists into which the scan looked that told of them.
     async fn without_quiet(
         &self,
         lists: Vec<String>,
         remembered: &mut HashMap<u64, Quiet>,
+        has_looked: bool,
         still_quiet: &mut HashMap<u64, Quiet>,
         hasher: &RandomState,
     ) -> Result<Vec<String>, CatalogError> {
@@ -155,6 +220,10 @@ impl RedisCatalog {
         let (known, mut changed): (Vec<String>, Vec<String>) = lists
             .into_iter()
             .partition(|key| remembered.contains_key(&hasher.hash_one(key)));
+        if has_looked {
+            still_quiet.extend(remembered.drain());
+            return Ok(changed);
+        }
         let mut known = known.into_iter();
         loop {
             let part: Vec<String> = known.by_ref().take(LENGTHS_MAX).collect();

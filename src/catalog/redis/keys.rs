@@ -119,6 +119,11 @@ pub(super) fn announced(table: &TableRef) -> String {
     format!("announced:{}:{}", table.database(), table.table())
 }
 
+/// `kept:{db}:{table}`.
+pub(super) fn kept(table: &TableRef) -> String {
+    format!("kept:{}:{}", table.database(), table.table())
+}
+
 /// `quarantine:{db}:{table}`.
 pub(super) fn quarantine(table: &TableRef) -> String {
     format!("quarantine:{}:{}", table.database(), table.table())

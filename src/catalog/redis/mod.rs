@@ -23,6 +23,7 @@ pub mod scripts;
 mod wire;
 
 use std::{
+    collections::HashSet,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -36,8 +37,9 @@ use self::{
     wire::EntryCommand,
 };
 use super::{
-    BROUGHT_BACK, Catalog, CatalogError, CommitOutcome, DeadOutput, EntryFilter, EntryStream,
-    MergeCommit, MoveCommit, Policy, QueueDepths, Refreshed, Replacement, Retried, Undeleted,
+    BROUGHT_BACK, Catalog, CatalogError, CommitOutcome, DeadOutput, DropState, EntryFilter,
+    EntryStream, MergeCommit, MoveCommit, Policy, QueueDepths, Refreshed, Replacement, Retried,
+    Undeleted,
 };
 use crate::{
     config::RedisConfig,
@@ -125,6 +127,17 @@ impl RedisCatalog {
 
     /// Every key that matches, each once, sorted. Keys that are not text are none of ours.
     async fn scan(&self, context: &str, pattern: &str) -> Result<Vec<String>, CatalogError> {
+        let mut found = self.scan_as_stored(context, pattern).await?;
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// In the order in which the server has them: so they are also read fastest.
+    async fn scan_as_stored(
+        &self,
+        context: &str,
+        pattern: &str,
+    ) -> Result<Vec<String>, CatalogError> {
         let mut found = Vec::new();
         let mut cursor = 0_u64;
         for _ in 0..SCAN_ROUNDS_MAX {
@@ -140,25 +153,39 @@ impl RedisCatalog {
                         .arg(SCAN_COUNT),
                 )
                 .await?;
-            for key in page {
-                match String::from_utf8(key) {
-                    Ok(key) => found.push(key),
-                    Err(error) => self
-                        .reports
-                        .warn_once(&error.to_string(), "the key is not UTF-8"),
-                }
-            }
+            found.extend(page.into_iter().filter_map(|key| self.text_of(key)));
             cursor = next;
             if cursor == 0 {
-                found.sort_unstable();
-                found.dedup();
-                return Ok(found);
+                return Ok(each_once(found, |key| key));
             }
         }
-        Err(CatalogError::Unavailable {
-            context: context.to_owned(),
-            reason: "keys are made faster than they can be listed".to_owned(),
-        })
+        Err(scan_never_ends(context))
+    }
+
+    fn text_of(&self, key: Vec<u8>) -> Option<String> {
+        String::from_utf8(key)
+            .inspect_err(|error| {
+                self.reports
+                    .warn_once(&error.to_string(), "the key is not UTF-8");
+            })
+            .ok()
+    }
+}
+
+/// Leaves out what `SCAN` told twice.
+fn each_once<T>(found: Vec<T>, key: impl Fn(&T) -> &String) -> Vec<T> {
+    let mut seen = HashSet::with_capacity(found.len());
+    let is_first: Vec<bool> = found.iter().map(|one| seen.insert(key(one))).collect();
+    let mut is_first = is_first.into_iter();
+    let mut found = found;
+    found.retain(|_| is_first.next().unwrap_or(true));
+    found
+}
+
+fn scan_never_ends(context: &str) -> CatalogError {
+    CatalogError::Unavailable {
+        context: context.to_owned(),
+        reason: "keys are made faster than they can be listed".to_owned(),
     }
 }
 
@@ -423,7 +450,7 @@ impl Catalog for RedisCatalog {
         self.claim_due_drops(limit, lease).await
     }
 
-    async fn look_up_drop(&self, claim: &ClaimedDrop) -> Result<Option<IndexEntry>, CatalogError> {
+    async fn look_up_drop(&self, claim: &ClaimedDrop) -> Result<DropState, CatalogError> {
         self.look_up_held(claim).await
     }
 

@@ -416,14 +416,20 @@ pub(super) fn commit_outcome(
     }
 }
 
-/// Key and text of what is due in these lists, at most `limit` of each list; then for each list
-/// without due items when its first one is due, Unix seconds, and how many it has.
+/// Of a list in which nothing is due: when its first item is, and how many it holds.
+pub(super) type Waiting = Option<(i64, u64)>;
+
+fn waiting(seen: i64) -> Waiting {
+    (seen > 0).then_some((seen / 256, (seen % 256).unsigned_abs()))
+}
+
+/// Due items, and what was seen of the first lists: of all of them, or of fewer when there was much to read.
 pub(super) async fn peek_plans(
     connection: &Connection,
     lists: &[String],
     limit: usize,
-) -> Result<(Vec<DueItem>, Vec<Option<(i64, u64)>>), CatalogError> {
-    let (due, quiet): (Vec<Vec<u8>>, Vec<i64>) = PEEK_PLANS
+) -> Result<(Vec<DueItem>, Vec<Waiting>), CatalogError> {
+    let (due, seen): (Vec<Vec<u8>>, Vec<i64>) = PEEK_PLANS
         .call(
             connection,
             "looking for due plans",
@@ -437,11 +443,25 @@ pub(super) async fn peek_plans(
         .chunks_exact(2)
         .map(|pair| (text(&pair[0]), text(&pair[1])))
         .collect();
-    let quiet = quiet
-        .into_iter()
-        .map(|seen| (seen > 0).then_some((seen / 256, (seen % 256).unsigned_abs())))
-        .collect();
-    Ok((due, quiet))
+    Ok((due, seen.into_iter().map(waiting).collect()))
+}
+
+/// One page of `SCAN` over all merge lists, each key with what was seen of its list; and the next cursor.
+pub(super) async fn peek_page(
+    connection: &Connection,
+    cursor: u64,
+    count: usize,
+) -> Result<(u64, Vec<(Vec<u8>, Waiting)>), CatalogError> {
+    let (next, keys, seen): (u64, Vec<Vec<u8>>, Vec<i64>) = PEEK_PLANS
+        .call(
+            connection,
+            "looking for merge queues",
+            &[],
+            &["1", &cursor.to_string(), &count.to_string()],
+        )
+        .await?;
+    let seen = seen.into_iter().map(waiting).chain(std::iter::repeat(None));
+    Ok((next, keys.into_iter().zip(seen).collect()))
 }
 
 /// Brings a file back that was set aside; see the script for what it says.
