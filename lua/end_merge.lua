@@ -127,6 +127,22 @@ for _, path in ipairs(type(plan.paths) == 'table' and plan.paths or {}) do
   planned[path] = true
 end
 
+-- What the sources of one folder share.
+local places = {}
+local function place_of_source(dir)
+  local place = places[dir]
+  if not place then
+    place = {
+      dir = dir, database = database, table_name = table_name, layer = layer, writer = writer,
+      files_key = 'files:' .. database .. ':' .. table_name .. ':' .. string.match(dir, '^[^/]*'),
+      folders_key = 'folders:' .. database .. ':' .. table_name,
+    }
+    place.of_entry = { __index = place }
+    places[dir] = place
+  end
+  return place
+end
+
 -- Sources by the hash that holds them.
 local sources, source_lists, list_order = {}, {}, {}
 for place = 8, 7 + source_count do
@@ -135,11 +151,8 @@ for place = 8, 7 + source_count do
   if not dir or not planned[path] then
     return { err = 'ERR source ' .. path .. ' is not in the plan' }
   end
-  local source = {
-    path = path, dir = dir, database = database, table_name = table_name, layer = layer, writer = writer,
-    files_key = 'files:' .. database .. ':' .. table_name .. ':' .. string.match(dir, '^[^/]*'),
-    folders_key = 'folders:' .. database .. ':' .. table_name,
-  }
+  local place_in = place_of_source(dir)
+  local source = setmetatable({ path = path, place = place_in, route = false, stored = false }, place_in.of_entry)
   problem = apply_problem(batch, source)
   if problem then
     return { err = problem }
@@ -189,13 +202,17 @@ end
 
 -- The sources' entries: what waits for its deletion can be brought back (undelete).
 local stored = {}
+local start_of_layer = '{"layer":' .. cjson.encode(layer)
 for _, files_key in ipairs(list_order) do
   local paths = source_lists[files_key]
   local gone = in_chunks(paths, function(first, chunk)
     for place, text in ipairs(redis.call('HMGET', files_key, unpack(chunk))) do
-      local entry = text and decode_object(text)
-      if not entry or (entry.layer or '') ~= layer then
-        return paths[first + place - 1]
+      -- Most clients write the layer first: then nothing needs to be decoded.
+      if not text or string.sub(text, 1, #start_of_layer) ~= start_of_layer then
+        local entry = text and decode_object(text)
+        if not entry or (entry.layer or '') ~= layer then
+          return paths[first + place - 1]
+        end
       end
       stored[paths[first + place - 1]] = text
     end

@@ -220,9 +220,11 @@ local function replaced_fields(batch, entry)
   if not (batch.replaced_by and entry.stored) then
     return ''
   end
-  return ',"replaced_by":' .. encoded(batch.replaced_by)
-    .. ',"replaced_count":' .. int_text(batch.replaced_count)
-    .. ',"entry":' .. encode(entry.stored)
+  if not batch.replaced_text then
+    batch.replaced_text = ',"replaced_by":' .. encode(batch.replaced_by)
+      .. ',"replaced_count":' .. int_text(batch.replaced_count) .. ',"entry":'
+  end
+  return batch.replaced_text .. encode(entry.stored)
 end
 
 local function plan_drop(batch, entry)
