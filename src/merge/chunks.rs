@@ -26,7 +26,8 @@ use parquet::{
 use super::{
     MergeError,
     context::Context,
-    guard::{InputBytes, guarded, page_sizes},
+    guard::{InputBytes, guarded},
+    page_check::{PageHeader, Unpacker},
     raw_copy::Part,
     thrift,
 };
@@ -36,18 +37,25 @@ use super::{
 #[derive(Default)]
 pub(super) struct ChunkSource {
     open: Option<(usize, InputBytes, Arc<ParquetMetaData>)>,
+    tools: CopyTools,
+}
+
+/// Memory that is used for one row group after the other.
+#[derive(Default)]
+pub(super) struct CopyTools {
     buffer: BytesMut,
+    unpacker: Unpacker,
 }
 
 impl ChunkSource {
-    /// Memory for a chunk.
-    pub(super) fn take_buffer(&mut self) -> BytesMut {
-        std::mem::take(&mut self.buffer)
+    /// What copying needs; to be given back for the next row group.
+    pub(super) fn take_tools(&mut self) -> CopyTools {
+        std::mem::take(&mut self.tools)
     }
 
-    /// Keeps memory for the next row group.
-    pub(super) fn give_buffer(&mut self, buffer: BytesMut) {
-        self.buffer = buffer;
+    /// Keeps what copying needs.
+    pub(super) fn give_tools(&mut self, tools: CopyTools) {
+        self.tools = tools;
     }
 
     /// Opens the input of a part, with its page index.
@@ -123,15 +131,19 @@ pub(super) enum CopyError {
 
 /// Copies the column chunks of a row group. With `in_parallel`, a chunk's pages are unpacked while
 /// the next one is read and written: what turns out bad is thrown away with the whole output.
-/// Gives the buffer back.
+/// Gives the tools back.
 pub(super) fn copy_chunks<W: Write + Send>(
     target: &mut SerializedRowGroupWriter<'_, W>,
     bytes: &InputBytes,
-    buffer: BytesMut,
+    tools: CopyTools,
     metadata: &ParquetMetaData,
     group_index: usize,
     in_parallel: bool,
-) -> Result<BytesMut, CopyError> {
+) -> Result<CopyTools, CopyError> {
+    let CopyTools {
+        buffer,
+        mut unpacker,
+    } = tools;
     let column_count = metadata.row_group(group_index).num_columns();
     let mut copy = |column, buffer| {
         let (read, close) = guarded(|| read_chunk(bytes, buffer, metadata, group_index, column))
@@ -141,22 +153,24 @@ pub(super) fn copy_chunks<W: Write + Send>(
             .map_err(CopyError::Encode)?;
         Ok(read)
     };
-    let check = |column, read: ChunkBytes| {
+    let mut check = |column, read: ChunkBytes| {
         let group = metadata.row_group(group_index);
         let rows = u64::try_from(group.num_rows()).unwrap_or(0);
-        guarded(|| check_pages(&read, group.column(column), rows))
+        guarded(|| check_pages(&read, group.column(column), rows, &mut unpacker))
             .map_err(|reason| bad(metadata, group_index, column, &reason))?;
         Ok(read.recycle())
     };
     if !in_parallel {
-        return (0..column_count).try_fold(buffer, |buffer, column| {
+        let buffer = (0..column_count).try_fold(buffer, |buffer, column| {
             copy(column, buffer).and_then(|read| check(column, read))
-        });
+        })?;
+        return Ok(CopyTools { buffer, unpacker });
     }
-    std::thread::scope(|scope| {
+    let buffer = std::thread::scope(|scope| {
         // No more than one chunk is unpacked and one is copied at a time.
         let (to_check, copied) = mpsc::sync_channel::<(usize, ChunkBytes)>(0);
         let (give_back, checked) = mpsc::channel();
+        let check = &mut check;
         let checking = scope.spawn(move || {
             for (column, read) in copied {
                 // Nobody waits for the last buffers.
@@ -186,7 +200,8 @@ pub(super) fn copy_chunks<W: Write + Send>(
         checking.join().unwrap_or_else(|_| confused())?;
         done?;
         Ok(checked.try_iter().last().unwrap_or_default())
-    })
+    })?;
+    Ok(CopyTools { buffer, unpacker })
 }
 
 fn bad(metadata: &ParquetMetaData, group: usize, column: usize, reason: &str) -> CopyError {
@@ -210,14 +225,16 @@ fn read_chunk(
         .unwrap_or_else(|| chunk.data_page_offset());
     let start = u64::try_from(start).map_err(|e| e.to_string())?;
     let length = usize::try_from(chunk.compressed_size()).map_err(|e| e.to_string())?;
-    let read = ChunkBytes {
+    let mut read = ChunkBytes {
         start,
         bytes: bytes
             .read_into(buffer, start, length)
             .map_err(|e| e.to_string())?,
+        headers: Vec::new(),
     };
     let rows = u64::try_from(group.num_rows()).map_err(|e| e.to_string())?;
-    let places = page_places(&read, bytes)?;
+    read.headers = page_headers(&read.bytes, bytes)?;
+    let places = page_places(&read)?;
     // An index of other pages than these would lead readers astray.
     let index = metadata.page_index_for_row_group(group_index);
     let offset_index = index
@@ -252,43 +269,46 @@ fn bloom_filter(bytes: &InputBytes, chunk: &ColumnChunkMetaData) -> Result<Optio
 /// Where a page starts, and how long it is with its header.
 type PagePlace = (i64, i32);
 
-/// The places of the data pages of a chunk, which its pages fill to the last byte.
-fn page_places(read: &ChunkBytes, bytes: &InputBytes) -> Result<Vec<PagePlace>, String> {
-    const DICTIONARY: i64 = 2;
-    const INDEX: i64 = 1;
-    let damaged = || "a page header is damaged".to_owned();
-    let mut places = Vec::new();
-    let (mut at, mut rest) = (read.start, &read.bytes[..]);
+/// The headers of the pages of a chunk, which they fill to the last byte.
+fn page_headers(mut rest: &[u8], bytes: &InputBytes) -> Result<Vec<PageHeader>, String> {
+    let mut headers = Vec::new();
     while !rest.is_empty() {
         bytes.check_page(rest).map_err(|e| e.to_string())?;
-        let header = thrift::struct_length(rest).ok_or_else(damaged)?;
-        let (kind, _, body) = page_sizes(rest).ok_or_else(damaged)?;
-        let length = usize::try_from(body)
-            .ok()
-            .and_then(|body| body.checked_add(header));
-        let length = length.filter(|length| *length <= rest.len());
-        let length = length.ok_or("a page reaches beyond its column chunk")?;
-        if !matches!(kind, DICTIONARY | INDEX) {
+        let header = PageHeader::read(rest)
+            .ok_or("a page header is damaged, or its page reaches beyond its column chunk")?;
+        rest = &rest[header.header_bytes + header.stored_bytes..];
+        headers.push(header);
+    }
+    Ok(headers)
+}
+
+/// The places of the pages of data.
+fn page_places(read: &ChunkBytes) -> Result<Vec<PagePlace>, String> {
+    let mut places = Vec::new();
+    let mut at = read.start;
+    for header in &read.headers {
+        let length = header.header_bytes + header.stored_bytes;
+        if header.is_data() {
             let place = i64::try_from(at).ok().zip(i32::try_from(length).ok());
-            places.push(place.ok_or_else(damaged)?);
+            places.push(place.ok_or("a page is too large")?);
         }
-        rest = &rest[length..];
         at += length as u64;
     }
     Ok(places)
 }
 
 /// Unpacks every page: together they must hold as many values as the footer says.
-fn check_pages(read: &ChunkBytes, chunk: &ColumnChunkMetaData, rows: u64) -> Result<(), String> {
-    let rows_total = usize::try_from(rows).map_err(|e| e.to_string())?;
-    let mut pages = SerializedPageReader::new(Arc::new(read.clone()), chunk, rows_total, None)
-        .map_err(|e| e.to_string())?;
-    let mut value_count = 0_u64;
-    while let Some(page) = pages.get_next_page().map_err(|e| e.to_string())? {
-        if page.is_data_page() {
-            value_count += u64::from(page.num_values());
-        }
-    }
+fn check_pages(
+    read: &ChunkBytes,
+    chunk: &ColumnChunkMetaData,
+    rows: u64,
+    unpacker: &mut Unpacker,
+) -> Result<(), String> {
+    let value_count = if Unpacker::supports(chunk.compression()) {
+        unpacker.check(&read.bytes, &read.headers, chunk)?
+    } else {
+        values_read(read, chunk, rows)?
+    };
     let promised = u64::try_from(chunk.num_values()).map_err(|e| e.to_string())?;
     if value_count != promised {
         return Err(format!(
@@ -300,6 +320,20 @@ fn check_pages(read: &ChunkBytes, chunk: &ColumnChunkMetaData, rows: u64) -> Res
         return Err(format!("{rows} rows cannot have {value_count} values"));
     }
     Ok(())
+}
+
+/// Reads every page with the decoder; gives the values in them.
+fn values_read(read: &ChunkBytes, chunk: &ColumnChunkMetaData, rows: u64) -> Result<u64, String> {
+    let rows_total = usize::try_from(rows).map_err(|e| e.to_string())?;
+    let mut pages = SerializedPageReader::new(Arc::new(read.clone()), chunk, rows_total, None)
+        .map_err(|e| e.to_string())?;
+    let mut value_count = 0_u64;
+    while let Some(page) = pages.get_next_page().map_err(|e| e.to_string())? {
+        if page.is_data_page() {
+            value_count += u64::from(page.num_values());
+        }
+    }
+    Ok(value_count)
 }
 
 /// Whether an index tells where these pages are.
@@ -323,6 +357,7 @@ fn is_index_of(index: &OffsetIndexMetaData, places: &[PagePlace], rows: u64) -> 
 pub(super) struct ChunkBytes {
     start: u64,
     bytes: Bytes,
+    headers: Vec<PageHeader>,
 }
 
 impl ChunkBytes {

@@ -92,7 +92,7 @@ impl Shares {
         Ok(Self::divided(
             budget_bytes,
             budget_bytes / part,
-            budget_bytes / 4,
+            budget_bytes / 5,
         ))
     }
 
@@ -100,7 +100,7 @@ impl Shares {
     pub(super) fn for_rows(self, row_bytes: u64, row_group_rows: usize) -> Self {
         let budget_bytes = self.budget_bytes;
         let wanted = row_bytes.saturating_mul(row_group_rows as u64) / 4 * 5;
-        let row_group_bytes = wanted.clamp(budget_bytes / 16, budget_bytes / 4);
+        let row_group_bytes = wanted.clamp(budget_bytes / 16, budget_bytes / 5);
         Self::divided(budget_bytes, self.footers_bytes, row_group_bytes)
     }
 
@@ -123,10 +123,20 @@ impl Shares {
         }
     }
 
+    /// Bytes of one of two inputs that are sorted while nothing is encoded yet.
+    pub(super) fn sort_bytes(&self) -> u64 {
+        (self.runs_bytes + self.row_group_bytes + self.queue_bytes) / 2
+    }
+
+    /// Bytes that reading a run from scratch takes: a batch being decoded, the one in use and the
+    /// one that an output batch still holds.
+    pub(super) fn spilled_run_bytes(&self) -> u64 {
+        3 * self.spill_batch_bytes
+    }
+
     /// Runs in scratch that can be read together.
     pub(super) fn fan_in(&self) -> usize {
-        // A batch being decoded, the one in use and the one that an output batch still holds.
-        let runs = self.runs_bytes / 2 / (3 * self.spill_batch_bytes);
+        let runs = self.runs_bytes / 2 / self.spilled_run_bytes();
         usize::try_from(runs)
             .unwrap_or(usize::MAX)
             .clamp(2, OPEN_FILES_MAX / 2)

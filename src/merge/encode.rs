@@ -19,7 +19,7 @@ use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, compute_
 use super::{
     ColumnBounds,
     bounds::BoundsOf,
-    flat::{FlatChunk, FlatColumn, Tools},
+    flat::{FlatChunk, FlatColumn, Packer, Tools},
     gather::Gathered,
     guard::guarded,
 };
@@ -61,6 +61,8 @@ impl Drop for Helper {
 pub(super) struct Encoder {
     schema: SchemaRef,
     columns: Vec<Mutex<Column>>,
+    /// For each column what compresses its pages, if that goes beside the column's other work.
+    packers: Vec<Option<Packer>>,
     memory_bytes: Vec<AtomicUsize>,
     /// Buffers of threads that encode nothing just now.
     tools: Mutex<Vec<Tools>>,
@@ -82,8 +84,7 @@ enum ColumnWriter {
 
 /// A complete column chunk.
 pub(super) enum ColumnChunk {
-    /// With the place of its column.
-    Flat(usize, Box<FlatChunk>),
+    Flat(Box<FlatChunk>),
     Arrow(Box<ArrowColumnChunk>),
 }
 
@@ -104,6 +105,16 @@ struct Progress {
     /// Its jobs that are done.
     jobs_done: u64,
     is_busy: bool,
+    /// Somebody compresses its pages.
+    is_packing: bool,
+}
+
+/// What a thread does at a time.
+enum Task {
+    /// A column's next job.
+    Job(Work, usize),
+    /// Compressing a page of a column.
+    Pack(usize),
 }
 
 /// Work, and how much of it is done.
@@ -128,16 +139,25 @@ impl State {
         self.jobs.iter().any(|job| matches!(job.work, Work::Close))
     }
 
-    /// The oldest work that a column can do now.
-    fn take_task(&mut self) -> Option<(Work, usize)> {
+    /// The oldest work that a column can do now. `has_pages`: whether a column has pages that wait
+    /// to be compressed.
+    fn take_task(&mut self, has_pages: impl Fn(usize) -> bool) -> Option<Task> {
         let waiting = self.jobs_gone + self.jobs.len() as u64;
         let columns = self.columns.iter().enumerate();
+        // A column that somebody works at would have to compress itself.
+        let mut behind = columns.clone();
+        let packing = behind
+            .find(|(index, column)| column.is_busy && !column.is_packing && has_pages(*index));
+        if let Some((index, _)) = packing {
+            self.columns[index].is_packing = true;
+            return Some(Task::Pack(index));
+        }
         let ready = columns.filter(|(_, column)| !column.is_busy && column.jobs_done < waiting);
         let (index, column) = ready.min_by_key(|(_, column)| column.jobs_done)?;
         let job = usize::try_from(column.jobs_done - self.jobs_gone).ok()?;
         let work = self.jobs.get(job)?.work.clone();
         self.columns[index].is_busy = true;
-        Some((work, index))
+        Some(Task::Job(work, index))
     }
 
     /// A column's oldest job is done. Tells whether anybody may have waited for that.
@@ -184,6 +204,7 @@ impl Encoder {
         bounds_of: &[String],
         flat: Vec<Option<FlatColumn>>,
     ) -> Self {
+        let packers = flat.iter().map(|flat| flat.as_ref()?.packer()).collect();
         let columns = schema.fields().iter().zip(flat).map(|(field, flat)| {
             Mutex::new(Column {
                 writer: match flat {
@@ -196,6 +217,7 @@ impl Encoder {
         Self {
             schema: Arc::clone(schema),
             columns: columns.collect(),
+            packers,
             memory_bytes: schema
                 .fields()
                 .iter()
@@ -276,7 +298,7 @@ impl Encoder {
         for index in 0..self.columns.len() {
             match &mut self.column(index).writer {
                 ColumnWriter::Flat(_, chunk) => {
-                    chunks.extend(chunk.take().map(|chunk| ColumnChunk::Flat(index, chunk)));
+                    chunks.extend(chunk.take().map(ColumnChunk::Flat));
                 }
                 ColumnWriter::Arrow(_, own) => {
                     chunks.extend(
@@ -287,13 +309,6 @@ impl Encoder {
             }
         }
         chunks
-    }
-
-    /// Gives a flat column memory for its next chunk.
-    pub(super) fn give_memory(&self, index: usize, memory: Vec<u8>) {
-        if let ColumnWriter::Flat(flat, _) = &mut self.column(index).writer {
-            flat.give_memory(memory);
-        }
     }
 
     /// Bounds of the wanted columns, over all row groups.
@@ -335,8 +350,9 @@ impl Encoder {
             if enough(&state) {
                 return Ok(());
             }
-            let task = state.take_task();
-            let Some((work, index)) = task else {
+            let has_pages =
+                |index: usize| self.packers[index].as_ref().is_some_and(Packer::has_pages);
+            let Some(task) = state.take_task(has_pages) else {
                 state = self
                     .changed
                     .wait(state)
@@ -344,8 +360,13 @@ impl Encoder {
                 continue;
             };
             drop(state);
-            let result = guarded(|| self.run(&work, index));
-            drop(work);
+            let result = guarded(|| self.run(&task));
+            let (index, is_job) = match &task {
+                Task::Job(_, index) => (*index, true),
+                Task::Pack(index) => (*index, false),
+            };
+            // Rows may go with it, which takes a while.
+            drop(task);
             state = self.state();
             match result {
                 Err(error) => {
@@ -353,19 +374,26 @@ impl Encoder {
                     state.error = Some(error);
                     self.changed.notify_all();
                 }
-                Ok(()) => {
-                    if state.end_task(index) {
+                Ok(()) if is_job => {
+                    if state.end_task(index) || has_pages(index) {
                         self.changed.notify_all();
                     }
                 }
+                Ok(()) => state.columns[index].is_packing = false,
             }
         }
     }
 
-    fn run(&self, work: &Work, index: usize) -> Result<(), String> {
+    fn run(&self, task: &Task) -> Result<(), String> {
         let spare = || self.tools.lock().unwrap_or_else(PoisonError::into_inner);
         let mut tools = spare().pop().unwrap_or_default();
-        let done = self.run_with(work, index, &mut tools);
+        let done = match task {
+            Task::Job(work, index) => self.run_with(work, *index, &mut tools),
+            Task::Pack(index) => match &self.packers[*index] {
+                Some(packer) => packer.pack(&mut tools),
+                None => Ok(()),
+            },
+        };
         spare().push(tools);
         done
     }

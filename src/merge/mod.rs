@@ -32,7 +32,10 @@ mod keys;
 mod load;
 mod loser_tree;
 mod order;
+mod output_file;
+mod page_check;
 mod pages;
+mod peak;
 mod race;
 mod raw_copy;
 mod request;
@@ -270,6 +273,8 @@ fn merge_trusting<K: KeySpace>(
 ) -> Result<Merged, Stop> {
     let limits = Limits {
         runs_bytes: context.shares.runs_bytes,
+        sort_bytes: context.shares.sort_bytes(),
+        scratch_bytes: context.shares.spilled_run_bytes(),
         open_files: context::OPEN_FILES_MAX,
     };
     let mut lying = BTreeSet::new();

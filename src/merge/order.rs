@@ -52,8 +52,8 @@ pub(super) enum Source<'a, K: KeySpace> {
     UnopenedStream(usize),
     /// Inputs that are decoded and sorted when their turn comes.
     UnopenedInputs(Vec<usize>, Arc<Ahead<K>>),
-    /// A run in scratch that was not opened yet.
-    UnopenedSpill(SpilledRun),
+    /// A run in scratch that was not opened yet; the part that it is of, if it is of one.
+    UnopenedSpill(SpilledRun, Option<usize>),
     /// A row group that is in order and may be copied.
     Copyable(usize),
     /// A sorted input.
@@ -145,7 +145,8 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
                 self.source = Source::Stream(index, Box::new(decoder));
                 self.advance(context, space)?;
             }
-            Source::UnopenedSpill(run) => {
+            Source::UnopenedSpill(run, part) => {
+                inputs.extend(part);
                 self.source = Source::Spill(Box::new(run.open()?));
                 self.advance(context, space)?;
             }

@@ -1,6 +1,12 @@
 //! Sorted runs from inputs: streamed, sorted in memory, or sorted in pieces through scratch.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
 
 use arrow::array::{ArrayRef, RecordBatch};
 
@@ -41,6 +47,7 @@ pub(super) fn make_runs<'a, K: KeySpace>(
         spilled_run_count: 0,
         ahead: Arc::new(Ahead::new(in_memory.collect(), plan.early_max)),
     };
+    let mut in_scratch = write_to_scratch(context, space, plan)?;
     for run in &plan.runs {
         let bound = run.first_key.and_then(|key| space.bound(key));
         let Some(&first) = run.inputs.first() else {
@@ -66,6 +73,15 @@ pub(super) fn make_runs<'a, K: KeySpace>(
                 let source = Source::UnopenedInputs(run.inputs.clone(), ahead);
                 made.cursors.push(Cursor::waiting(source, bound, rank));
             }
+            Mode::Scratch { .. } => {
+                let Some(written) = in_scratch.pop_front() else {
+                    let reason = "a run in scratch is missing".to_owned();
+                    return Err(context.invariant("ROWS-KEPT", reason).into());
+                };
+                made.spilled_run_count += 1;
+                let source = Source::UnopenedSpill(written, Some(first));
+                made.cursors.push(Cursor::waiting(source, bound, rank));
+            }
             Mode::Spill => {
                 let group = spill(context, space, &run.inputs, plan.runs.len() == 1)?;
                 made.spilled_run_count += group.written_count;
@@ -79,15 +95,69 @@ pub(super) fn make_runs<'a, K: KeySpace>(
                         made.spilled_run_count,
                     )?;
                 }
-                made.cursors
-                    .extend(runs.into_iter().map(|(run, rank)| {
-                        Cursor::waiting(Source::UnopenedSpill(run), None, rank)
-                    }));
+                made.cursors.extend(runs.into_iter().map(|(run, rank)| {
+                    Cursor::waiting(Source::UnopenedSpill(run, None), None, rank)
+                }));
                 made.cursors.extend(group.in_memory);
             }
         }
     }
     Ok(made)
+}
+
+/// Writes the runs that are to be read from scratch, two at a time: each takes no more than half
+/// of the memory. Gives them in the order of the plan.
+fn write_to_scratch<K: KeySpace>(
+    context: &Context<'_>,
+    space: &K,
+    plan: &Plan,
+) -> Result<VecDeque<SpilledRun>, Stop> {
+    let wanted = plan.runs.iter().filter_map(|run| match run.mode {
+        Mode::Scratch { is_stream } => Some((run, is_stream)),
+        _ => None,
+    });
+    let wanted: Vec<_> = wanted.collect();
+    let write = |(run, is_stream): &(&Run, bool)| {
+        let first = run.inputs.first().copied().unwrap_or(0);
+        let source = if *is_stream {
+            Source::UnopenedStream(first)
+        } else {
+            let alone = Arc::new(Ahead::new(Vec::new(), 0));
+            Source::UnopenedInputs(run.inputs.clone(), alone)
+        };
+        let bound = run.first_key.and_then(|key| space.bound(key));
+        let cursor = Cursor::waiting(source, bound, Rank::of_part(first));
+        write_run(context, space, vec![cursor])
+    };
+    // Results in the order of `wanted`; whoever is free takes the next one.
+    let (next, is_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let write_some = || {
+        let mut written = Vec::new();
+        while !is_failed.load(Ordering::Relaxed) {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(run) = wanted.get(index) else { break };
+            let done = write(run).inspect_err(|_| is_failed.store(true, Ordering::Relaxed))?;
+            written.push((index, done));
+        }
+        Ok::<_, Stop>(written)
+    };
+    let mut written = std::thread::scope(|scope| {
+        let is_shared = context.request.options.thread_count > 1 && wanted.len() > 1;
+        // Without the thread, this one writes all.
+        let other = is_shared.then(|| {
+            let thread = std::thread::Builder::new().name("merge-spill".into());
+            thread.spawn_scoped(scope, write_some)
+        });
+        let mut written = write_some()?;
+        if let Some(Ok(other)) = other {
+            let reason =
+                || context.invariant("ROWS-KEPT", "sorting a file ended the thread".into());
+            written.extend(other.join().unwrap_or_else(|_| Err(reason().into()))?);
+        }
+        Ok::<_, Stop>(written)
+    })?;
+    written.sort_by_key(|(index, _)| *index);
+    Ok(written.into_iter().map(|(_, run)| run).collect())
 }
 
 /// Rows that are in memory and not sorted yet.
@@ -226,7 +296,7 @@ fn merge_spilled<K: KeySpace>(
             .take(if is_last { excess } else { fan_in })
             .map(|(run, rank)| {
                 (
-                    Cursor::waiting(Source::UnopenedSpill(run), None, rank),
+                    Cursor::waiting(Source::UnopenedSpill(run, None), None, rank),
                     rank,
                 )
             })

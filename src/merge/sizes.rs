@@ -23,7 +23,11 @@ pub(super) fn array_bytes(array: &ArrayRef) -> u64 {
     let shown = match array.data_type() {
         DataType::Utf8View => array.as_string_view().total_buffer_bytes_used(),
         DataType::BinaryView => array.as_binary_view().total_buffer_bytes_used(),
-        _ => return array.get_array_memory_size() as u64,
+        // Arrays that were read from scratch share one buffer: each has its own part of it.
+        _ => {
+            let own = array.to_data().get_slice_memory_size();
+            return own.unwrap_or_else(|_| array.get_array_memory_size()) as u64;
+        }
     };
     (shown + array.len() * 17) as u64
 }

@@ -1,6 +1,8 @@
 //! Which inputs are streamed, sorted in memory or sorted through scratch. Pure: decided from
 //! footers, tested without files.
 
+use super::peak::{MayWrite, fit, run_bytes};
+
 /// What is known of an input before it is decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InputSummary {
@@ -23,6 +25,10 @@ pub(super) struct InputSummary {
 pub(super) struct Limits {
     /// Bytes of all open runs together.
     pub(super) runs_bytes: u64,
+    /// Bytes of one input that is sorted before the merge begins; two are sorted at a time.
+    pub(super) sort_bytes: u64,
+    /// Bytes that reading one run from scratch takes.
+    pub(super) scratch_bytes: u64,
     /// Files that may be open at once.
     pub(super) open_files: usize,
 }
@@ -36,6 +42,12 @@ pub(super) enum Mode {
     Copy,
     /// Decoded as a whole and sorted when its first key is reached.
     Memory,
+    /// One input, which would be too much beside the others: brought into order and written to
+    /// scratch before the merge begins, then read batch by batch.
+    Scratch {
+        /// It is read as a stream, not sorted in memory.
+        is_stream: bool,
+    },
     /// Sorted in pieces of what memory holds, which go through scratch.
     Spill,
 }
@@ -80,11 +92,13 @@ const SPILLED_GROUP_COUNT_MAX: usize = 8;
 /// inputs are put together.
 ///
 /// Runs are opened when the merge reaches their first key, so only those that overlap count
-/// against the limits. What does not fit goes through scratch: first what must be sorted,
-/// then everything.
+/// against the limits. What does not fit goes through scratch: first as many inputs as are too
+/// much at a time, each for itself; then all that must be sorted, in pieces; then everything.
 pub(super) fn choose_strategy(inputs: &[InputSummary], limits: Limits) -> Plan {
-    let lazy = plan(inputs, limits, Mode::Memory);
-    if let Some(peak_bytes) = peak_bytes(&lazy, inputs, limits) {
+    let mut lazy = plan(inputs, limits, Mode::Memory);
+    let peak_bytes = fit(&mut lazy, inputs, limits, MayWrite::No)
+        .or_else(|| fit(&mut lazy, inputs, limits, MayWrite::Yes));
+    if let Some(peak_bytes) = peak_bytes {
         // A quarter stays free: what runs take is estimated.
         let left_bytes = (limits.runs_bytes / 4 * 3).saturating_sub(peak_bytes);
         let sorted = lazy.iter().filter(|run| run.mode == Mode::Memory);
@@ -103,7 +117,7 @@ pub(super) fn choose_strategy(inputs: &[InputSummary], limits: Limits) -> Plan {
 
 fn with_scratch(inputs: &[InputSummary], limits: Limits) -> Vec<Run> {
     let spilled = plan(inputs, limits, Mode::Spill);
-    let streams: Vec<Run> = spilled
+    let mut streams: Vec<Run> = spilled
         .iter()
         .filter(|run| matches!(run.mode, Mode::Stream | Mode::Copy))
         .cloned()
@@ -111,8 +125,9 @@ fn with_scratch(inputs: &[InputSummary], limits: Limits) -> Vec<Run> {
     let half = Limits {
         runs_bytes: limits.runs_bytes / 2,
         open_files: limits.open_files / 2,
+        ..limits
     };
-    if peak_bytes(&streams, inputs, half).is_some()
+    if fit(&mut streams, inputs, half, MayWrite::No).is_some()
         && spilled.len() - streams.len() <= SPILLED_GROUP_COUNT_MAX
     {
         return spilled;
@@ -208,63 +223,14 @@ fn earlier(known: Option<i64>, input: &InputSummary) -> Option<i64> {
     Some(known.min(first))
 }
 
-/// Bytes of a run while it is open.
-fn run_bytes(run: &Run, inputs: &[InputSummary]) -> u64 {
-    let is_stream = matches!(run.mode, Mode::Stream | Mode::Copy);
-    let members = run.inputs.iter().map(|index| &inputs[*index]);
-    let bytes = members.map(|input| {
-        if is_stream {
-            input.stream_bytes
-        } else {
-            input.decoded_bytes
-        }
-    });
-    bytes.fold(0, u64::saturating_add)
-}
-
-/// Bytes of the runs that are open together, at the worst moment; `None` when that does not fit.
-fn peak_bytes(runs: &[Run], inputs: &[InputSummary], limits: Limits) -> Option<u64> {
-    // Changes of (bytes, files) along the keys; what opens at a key does so before others close there.
-    let mut changes: Vec<(i64, bool, u64, usize)> = Vec::with_capacity(runs.len() * 2);
-    for run in runs {
-        let is_stream = matches!(run.mode, Mode::Stream | Mode::Copy);
-        let bytes = run_bytes(run, inputs);
-        if !is_stream && bytes > limits.runs_bytes / 2 {
-            return None;
-        }
-        let files = usize::from(is_stream);
-        let members = run.inputs.iter().map(|index| &inputs[*index]);
-        let last = members
-            .filter(|input| input.row_count > 0)
-            .map(|input| input.key_range.map(|(_, last)| last))
-            .try_fold(i64::MIN, |latest, last| Some(latest.max(last?)));
-        changes.push((run.first_key.unwrap_or(i64::MIN), false, bytes, files));
-        changes.push((last.unwrap_or(i64::MAX), true, bytes, files));
-    }
-    changes.sort_unstable();
-    let (mut open_bytes, mut open_files, mut peak) = (0_u64, 0, 0);
-    for (_, closes, bytes, files) in changes {
-        if closes {
-            open_bytes = open_bytes.saturating_sub(bytes);
-            open_files -= files;
-        } else {
-            open_bytes = open_bytes.saturating_add(bytes);
-            open_files += files;
-            if open_bytes > limits.runs_bytes || open_files > limits.open_files {
-                return None;
-            }
-            peak = peak.max(open_bytes);
-        }
-    }
-    Some(peak)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits {
         runs_bytes: 1000,
+        sort_bytes: 500,
+        scratch_bytes: 60,
         open_files: 4,
     };
 
@@ -313,13 +279,13 @@ mod tests {
 
     #[test]
     fn sorted_inputs_are_streamed_between_runs_that_are_spilled() {
-        let inputs = [
-            small(0, 9),
-            small(0, 9),
-            small(0, 9),
-            sorted(0, 9),
-            small(0, 9),
-        ];
+        // Too large to be sorted as wholes.
+        let large = InputSummary {
+            decoded_bytes: 501,
+            ..small(0, 9)
+        };
+        let sorted = sorted(0, 9);
+        let inputs = [large.clone(), large.clone(), large.clone(), sorted, large];
         assert_eq!(
             modes(&inputs),
             [
@@ -385,8 +351,10 @@ mod tests {
             key_range: None,
             ..small(0, 0)
         };
-        let inputs = vec![unknown; 4];
-        assert_eq!(modes(&inputs), [((0..4).collect(), Mode::Spill)]);
+        let found = modes(&[unknown.clone(), unknown.clone(), unknown.clone(), unknown]);
+        let found: Vec<_> = found.into_iter().map(|(_, mode)| mode).collect();
+        let written = Mode::Scratch { is_stream: false };
+        assert_eq!(found, [Mode::Memory, Mode::Memory, Mode::Memory, written]);
     }
 
     #[test]

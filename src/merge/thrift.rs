@@ -46,6 +46,8 @@ impl Kind {
 /// Reads on through bytes; every method gives `None` where they are damaged.
 pub(super) struct Compact<'a> {
     rest: &'a [u8],
+    /// The last boolean field.
+    flag: bool,
     /// What the values passed so far would take in memory, estimated from above.
     pub(super) held_bytes: u64,
 }
@@ -54,6 +56,7 @@ impl<'a> Compact<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self {
             rest: bytes,
+            flag: false,
             held_bytes: 0,
         }
     }
@@ -113,6 +116,8 @@ impl<'a> Compact<'a> {
     pub(super) fn field(&mut self, field: &mut i64) -> Option<Kind> {
         let header = self.byte()?;
         let kind = Kind::of(header & 0x0f)?;
+        // A boolean field's type is its value.
+        self.flag = header & 0x0f == 1;
         if kind != Kind::Stop {
             *field = match header >> 4 {
                 0 => self.zigzag()?,
@@ -120,6 +125,16 @@ impl<'a> Compact<'a> {
             };
         }
         Some(kind)
+    }
+
+    /// The value of the boolean field that was read just now.
+    pub(super) fn flag(&self) -> bool {
+        self.flag
+    }
+
+    /// Bytes that are left.
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
     }
 
     /// The start of a list: what is in it, and how many.
@@ -211,13 +226,6 @@ pub(super) fn held_bytes(bytes: &[u8]) -> Option<u64> {
     let mut reader = Compact::new(bytes);
     reader.skip(Kind::Struct)?;
     Some(reader.held_bytes)
-}
-
-/// Bytes of the struct at the start of `bytes`; `None` when it is damaged.
-pub(super) fn struct_length(bytes: &[u8]) -> Option<usize> {
-    let mut reader = Compact::new(bytes);
-    reader.skip(Kind::Struct)?;
-    Some(bytes.len() - reader.rest.len())
 }
 
 #[cfg(test)]

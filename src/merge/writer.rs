@@ -1,7 +1,6 @@
 //! Writes the output file, row group by row group.
 
 use std::{
-    fs::File,
     io::{BufWriter, Write},
     path::Path,
     sync::{Arc, atomic::Ordering},
@@ -28,6 +27,7 @@ use super::{
     flat::{self, FlatColumn},
     gather::Gathered,
     order::Sink,
+    output_file::OutputFile,
     raw_copy::{Part, rows_min},
     schema::{UnitedSchema, VERSION_KEY},
     spill::RemovedOnDrop,
@@ -47,13 +47,13 @@ const BLOOM_FILTER_ERROR_RATE: f64 = 0.01;
 /// Distinct values that a bloom filter has room for, at most: half a megabyte. It shrinks to what is there.
 const BLOOM_FILTER_VALUES_MAX: usize = 1 << 18;
 /// Output batches that may wait for the encoder.
-const QUEUED_BATCHES_MAX: usize = 4;
+const QUEUED_BATCHES_MAX: usize = 10;
 
 /// Writes one output file, which vanishes unless it is finished and kept.
 pub(super) struct OutputWriter<'a> {
     control: &'a MergeControl,
     file: RemovedOnDrop,
-    writer: SerializedFileWriter<BufWriter<File>>,
+    writer: SerializedFileWriter<BufWriter<OutputFile>>,
     /// Set when columns need writers of `parquet`.
     factory: Option<ArrowRowGroupWriterFactory>,
     helper: Helper,
@@ -90,7 +90,7 @@ impl<'a> OutputWriter<'a> {
         let properties = properties(path, united, options, shares.row_group_bytes)?;
         let (file, handle) = RemovedOnDrop::create(path.to_owned())?;
         let writer = SerializedFileWriter::new(
-            BufWriter::with_capacity(1 << 20, handle),
+            BufWriter::with_capacity(1 << 20, OutputFile::new(handle)),
             united.parquet.root_schema_ptr(),
             Arc::new(properties),
         )
@@ -132,9 +132,10 @@ impl<'a> OutputWriter<'a> {
         } = self;
         let row_group_count = writer.flushed_row_groups().len() as u64;
         writer.finish().map_err(|e| encode_error(&path, &e))?;
-        writer
-            .inner_mut()
+        let output = writer.inner_mut();
+        output
             .flush()
+            .and_then(|()| output.get_mut().finish())
             .map_err(|source| MergeError::Io {
                 path: path.clone(),
                 source,
@@ -197,7 +198,7 @@ impl<'a> OutputWriter<'a> {
         self.row_count += self.rows_in_group as u64;
         self.rows_in_group = 0;
         // Writers of `parquet` take one row group at a time, and memory may hold no more.
-        let is_large = self.helper.encoder.memory_bytes() > self.row_group_bytes / 4;
+        let is_large = self.helper.encoder.memory_bytes() > self.row_group_bytes / 2;
         if self.factory.is_some() || is_large {
             self.write_closed()?;
         }
@@ -221,12 +222,9 @@ impl<'a> OutputWriter<'a> {
                 ColumnChunk::Arrow(chunk) => chunk
                     .append_to_row_group(&mut group)
                     .map_err(|e| encode_error(path, &e))?,
-                ColumnChunk::Flat(column, chunk) => {
-                    group
-                        .append_column(chunk.as_ref(), chunk.close.clone())
-                        .map_err(|e| encode_error(path, &e))?;
-                    self.helper.encoder.give_memory(column, chunk.recycle());
-                }
+                ColumnChunk::Flat(chunk) => group
+                    .append_column(chunk.as_ref(), chunk.close.clone())
+                    .map_err(|e| encode_error(path, &e))?,
             }
         }
         group.close().map_err(|e| encode_error(path, &e))?;
@@ -285,16 +283,16 @@ impl Sink for OutputWriter<'_> {
             .writer
             .next_row_group()
             .map_err(|e| encode_error(path, &e))?;
-        let buffer = self.chunks.take_buffer();
+        let tools = self.chunks.take_tools();
         let in_parallel = context.request.options.thread_count > 1;
         let from = part.groups.start;
-        let copied = copy_chunks(&mut group, &bytes, buffer, &metadata, from, in_parallel);
-        let buffer = copied.map_err(|error| match error {
+        let copied = copy_chunks(&mut group, &bytes, tools, &metadata, from, in_parallel);
+        let tools = copied.map_err(|error| match error {
             CopyError::Bad(reason) => MergeError::BadInputs(vec![input.bad(reason)]),
             CopyError::Encode(error) => encode_error(path, &error),
         })?;
         group.close().map_err(|e| encode_error(path, &e))?;
-        self.chunks.give_buffer(buffer);
+        self.chunks.give_tools(tools);
         let others = copy
             .other_bounds
             .iter()

@@ -1,8 +1,8 @@
 //! A column chunk in the making: its pages, their index and its metadata.
 
-use std::io::{Chain, Read};
+use std::io::{self, Read};
 
-use bytes::{Buf, Bytes, buf::Reader};
+use bytes::{Buf, Bytes};
 use parquet::{
     basic::{BoundaryOrder, Compression, Encoding, PageType},
     column::{
@@ -48,7 +48,7 @@ pub(super) struct Chunk {
     compression: Compression,
     /// Whether pages are compressed, decided by the first one.
     is_compressed: Option<bool>,
-    pages: TrackedWrite<Vec<u8>>,
+    pages: Pages,
     column_index: ColumnIndexBuilder,
     offset_index: OffsetIndexBuilder,
     rows: usize,
@@ -61,22 +61,29 @@ pub(super) struct Chunk {
     is_descending: bool,
 }
 
+/// Pages as they are stored, each in memory of its own: nothing is moved when they grow.
+#[derive(Default)]
+struct Pages {
+    pages: Vec<Bytes>,
+    bytes: usize,
+}
+
 /// A complete column chunk and what its footer will say.
 pub(in crate::merge) struct FlatChunk {
-    /// The dictionary page, if any.
-    dictionary: Bytes,
-    pages: Bytes,
+    /// In the order of the file.
+    pages: Vec<Bytes>,
+    bytes: usize,
     pub(in crate::merge) close: ColumnCloseResult,
 }
 
 impl Chunk {
-    pub(super) fn new(descr: ColumnDescPtr, compression: Compression, memory: Vec<u8>) -> Self {
+    pub(super) fn new(descr: ColumnDescPtr, compression: Compression) -> Self {
         let column_index = ColumnIndexBuilder::new(descr.physical_type());
         Self {
             descr,
             compression,
             is_compressed: (compression == Compression::UNCOMPRESSED).then_some(false),
-            pages: TrackedWrite::new(memory),
+            pages: Pages::default(),
             column_index,
             offset_index: OffsetIndexBuilder::new(),
             rows: 0,
@@ -92,7 +99,7 @@ impl Chunk {
 
     /// Bytes so far.
     pub(super) fn size_bytes(&self) -> usize {
-        self.pages.bytes_written()
+        self.pages.bytes
     }
 
     pub(super) fn nulls(&self) -> usize {
@@ -101,14 +108,6 @@ impl Chunk {
 
     pub(super) fn nans(&self) -> Option<usize> {
         self.nans
-    }
-
-    /// Starts the body of a page in `tools`: its levels, if the column is optional.
-    pub(super) fn start_body(&self, rows: usize, present: &[u8], body: &mut Vec<u8>) {
-        body.clear();
-        if self.descr.max_def_level() > 0 {
-            put_levels(rows, present, body);
-        }
     }
 
     /// Adds the page whose body is `body`. `follows` compares its range with the page before:
@@ -120,7 +119,7 @@ impl Chunk {
         follows: Option<(bool, bool)>,
         tools: &mut Compressing,
     ) -> Result<(), String> {
-        let start = self.pages.bytes_written();
+        let start = self.pages.bytes;
         let values = u32::try_from(facts.rows).map_err(|e| e.to_string())?;
         // Behind a dictionary there is little to compress, but later pages may go without.
         let may_decide = facts.encoding != Encoding::RLE_DICTIONARY && facts.rows > facts.nulls;
@@ -132,7 +131,7 @@ impl Chunk {
             rep_level_encoding: Encoding::RLE,
             statistics: None,
         })?;
-        let length = self.pages.bytes_written() - start;
+        let length = self.pages.bytes - start;
         self.offset_index.append_offset_and_size(
             i64::try_from(start).map_err(|e| e.to_string())?,
             i32::try_from(length).map_err(|e| e.to_string())?,
@@ -175,14 +174,14 @@ impl Chunk {
         page: impl FnOnce(Bytes) -> Page,
     ) -> Result<(), String> {
         let stored = self.stored(body, may_decide, tools)?;
-        // Not twice as much as before, as vectors would have it.
-        let (memory, wanted) = (self.pages.inner_mut(), stored.len() + HEADER_BYTES);
-        if memory.capacity() - memory.len() < wanted {
-            memory.reserve_exact(wanted.max(memory.len() / 4));
-        }
-        let written = SerializedPageWriter::new(&mut self.pages)
+        let memory = Vec::with_capacity(stored.len() + HEADER_BYTES);
+        let mut target = TrackedWrite::new(memory);
+        let written = SerializedPageWriter::new(&mut target)
             .write_page(CompressedPage::new(page(stored.clone()), body.len()))
             .map_err(|e| e.to_string())?;
+        let whole = target.into_inner().map_err(|e| e.to_string())?;
+        self.pages.bytes += whole.len();
+        self.pages.pages.push(whole.into());
         // Nobody else reads in it any more, so that this is the same memory.
         tools.packed = stored.into();
         self.uncompressed_bytes += written.uncompressed_size;
@@ -216,8 +215,7 @@ impl Chunk {
         statistics: Option<Statistics>,
         tools: &mut Compressing,
     ) -> Result<FlatChunk, String> {
-        let pages = std::mem::replace(&mut self.pages, TrackedWrite::new(Vec::new()));
-        let pages = Bytes::from(pages.into_inner().map_err(|e| e.to_string())?);
+        let data = std::mem::take(&mut self.pages);
         let mut encoding_stats: Vec<PageEncodingStats> = Vec::new();
         let mut encodings = vec![Encoding::RLE];
         if let Some((values, count)) = dictionary {
@@ -243,8 +241,12 @@ impl Chunk {
                 count: *count,
             });
         }
-        let written = std::mem::replace(&mut self.pages, TrackedWrite::new(Vec::new()));
-        let dictionary = Bytes::from(written.into_inner().map_err(|e| e.to_string())?);
+        let Pages {
+            mut pages,
+            bytes: dictionary_bytes,
+        } = std::mem::take(&mut self.pages);
+        pages.extend(data.pages);
+        let bytes = dictionary_bytes + data.bytes;
         let signed = |bytes: usize| i64::try_from(bytes).map_err(|e| e.to_string());
         let compression = if self.is_compressed == Some(true) {
             self.compression
@@ -255,7 +257,7 @@ impl Chunk {
             .set_compression(compression)
             .set_encodings(encodings)
             .set_page_encoding_stats(encoding_stats)
-            .set_total_compressed_size(signed(dictionary.len() + pages.len())?)
+            .set_total_compressed_size(signed(bytes)?)
             .set_total_uncompressed_size(signed(self.uncompressed_bytes)?)
             .set_num_values(signed(self.rows)?)
             .set_unencoded_byte_array_data_bytes(self.text_bytes.map(signed).transpose()?)
@@ -271,7 +273,7 @@ impl Chunk {
                 (false, false) => BoundaryOrder::UNORDERED,
             });
         let close = ColumnCloseResult {
-            bytes_written: (dictionary.len() + pages.len()) as u64,
+            bytes_written: bytes as u64,
             rows_written: self.rows as u64,
             metadata: metadata.build().map_err(|e| e.to_string())?,
             bloom_filter: None,
@@ -279,13 +281,21 @@ impl Chunk {
             offset_index: Some(self.offset_index.build()),
         };
         let close = close
-            .update_dictionary_location(dictionary.len())
+            .update_dictionary_location(dictionary_bytes)
             .map_err(|e| e.to_string())?;
         Ok(FlatChunk {
-            dictionary,
             pages,
+            bytes,
             close,
         })
+    }
+}
+
+/// Starts the body of a page: its levels, if the column is optional.
+pub(super) fn start_body(descr: &ColumnDescPtr, rows: usize, present: &[u8], body: &mut Vec<u8>) {
+    body.clear();
+    if descr.max_def_level() > 0 {
+        put_levels(rows, present, body);
     }
 }
 
@@ -318,36 +328,53 @@ fn add(sum: &mut Option<usize>, more: Option<usize>) {
 }
 
 impl FlatChunk {
-    /// Gives the memory back for the next chunk, unless somebody still reads in it.
-    pub(in crate::merge) fn recycle(self) -> Vec<u8> {
-        let mut memory = Vec::from(self.pages);
-        memory.clear();
-        memory
-    }
-
     /// Bytes in memory.
     pub(in crate::merge) fn size_bytes(&self) -> usize {
-        self.dictionary.len() + self.pages.len()
+        self.bytes
     }
 }
 
 impl Length for FlatChunk {
     fn len(&self) -> u64 {
-        (self.dictionary.len() + self.pages.len()) as u64
+        self.bytes as u64
+    }
+}
+
+/// Reads one page after the other.
+pub(in crate::merge) struct PagesRead {
+    pages: std::vec::IntoIter<Bytes>,
+    page: Bytes,
+}
+
+impl Read for PagesRead {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        while self.page.is_empty() {
+            let Some(next) = self.pages.next() else {
+                return Ok(0);
+            };
+            self.page = next;
+        }
+        let count = target.len().min(self.page.len());
+        self.page
+            .split_to(count)
+            .copy_to_slice(&mut target[..count]);
+        Ok(count)
     }
 }
 
 impl ChunkReader for FlatChunk {
-    type T = Chain<Reader<Bytes>, Reader<Bytes>>;
+    type T = PagesRead;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        let start = usize::try_from(start)?;
-        let in_dictionary = start.min(self.dictionary.len());
-        let in_pages = (start - in_dictionary).min(self.pages.len());
-        let dictionary = self.dictionary.slice(in_dictionary..);
-        Ok(dictionary
-            .reader()
-            .chain(self.pages.slice(in_pages..).reader()))
+        if start > 0 {
+            return Err(ParquetError::General(
+                "a chunk is only read as a whole".into(),
+            ));
+        }
+        Ok(PagesRead {
+            pages: self.pages.clone().into_iter(),
+            page: Bytes::new(),
+        })
     }
 
     fn get_bytes(&self, _start: u64, _length: usize) -> ParquetResult<Bytes> {

@@ -9,6 +9,7 @@
 mod chunk;
 mod codec;
 mod dictionary;
+mod packer;
 mod packing;
 mod ranges;
 mod text_page;
@@ -36,6 +37,7 @@ use words::WordColumn;
 
 pub(in crate::merge) use chunk::FlatChunk;
 pub(in crate::merge) use dictionary::TextDictionary;
+pub(in crate::merge) use packer::Packer;
 pub(in crate::merge) use words::words;
 
 /// Rows of a page, at most.
@@ -208,12 +210,11 @@ impl FlatColumn {
         }
     }
 
-    /// Takes memory that was used before.
-    pub(in crate::merge) fn give_memory(&mut self, memory: Vec<u8>) {
-        match &mut self.0 {
-            Kind::Long(column) => column.memory = memory,
-            Kind::Short(column) => column.memory = memory,
-            Kind::Text(column) => column.memory = memory,
+    /// What compresses its pages, where that may be done beside [`write`](Self::write).
+    pub(in crate::merge) fn packer(&self) -> Option<Packer> {
+        match &self.0 {
+            Kind::Text(column) => Some(column.packer.clone()),
+            Kind::Long(_) | Kind::Short(_) => None,
         }
     }
 

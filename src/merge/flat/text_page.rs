@@ -3,7 +3,7 @@
 use parquet::basic::Encoding;
 
 use super::{
-    chunk::{Chunk, Compressing, PageFacts},
+    chunk::PageFacts,
     trim::{trim_high, trim_low},
 };
 
@@ -89,16 +89,14 @@ pub(super) fn put_text(text: &[u8], into: &mut Vec<u8>) {
 /// The smallest and largest text.
 pub(super) type Range = Option<(Vec<u8>, Vec<u8>)>;
 
-/// Adds a page to a chunk, with its range and what it does to that of the chunk.
-pub(super) fn add_page(
-    chunk: &mut Chunk,
-    mut facts: PageFacts,
-    body: &[u8],
+/// Completes what is known of a page by its range, and that of the chunk by the page's. Says how
+/// the range compares with that of the page before.
+pub(super) fn judge_range(
+    facts: &mut PageFacts,
     range: Range,
     (of_chunk, before): (&mut Range, &mut Range),
     is_text: bool,
-    tools: &mut Compressing,
-) -> Result<(), String> {
+) -> Option<(bool, bool)> {
     let follows = before.as_ref().zip(range.as_ref()).map(|(before, new)| {
         (
             before.0 <= new.0 && before.1 <= new.1,
@@ -111,7 +109,6 @@ pub(super) fn add_page(
             trim_high(high, STATISTICS_BYTES_MAX, is_text),
         )
     });
-    chunk.add_page(facts, body, follows, tools)?;
     if let Some((low, high)) = &range {
         match of_chunk {
             None => *of_chunk = Some((low.clone(), high.clone())),
@@ -126,5 +123,5 @@ pub(super) fn add_page(
         }
         *before = range;
     }
-    Ok(())
+    follows
 }

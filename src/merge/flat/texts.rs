@@ -16,14 +16,19 @@ use parquet::{
 
 use super::{
     FlatChunk, Limits, Tools,
-    chunk::Chunk,
+    chunk::{Chunk, start_body},
     dictionary::{Offer, Policy, TextDictionary},
+    packer::{Packer, WaitingPage},
     packing::{bit_width, put_hybrid},
-    text_page::{LEVELS_ROOM, Page, Range, STATISTICS_BYTES_MAX, add_page, put_text},
+    text_page::{LEVELS_ROOM, Page, Range, STATISTICS_BYTES_MAX, judge_range, put_text},
     trim::{trim_high, trim_low},
 };
 use crate::merge::{gather::Pick, interner::SharedInterner};
 
+/// Texts that are looked at together before they are copied one after the other.
+const TOUCHED_ROWS: usize = 32;
+/// A line of the processor's cache.
+const CACHE_LINE_BYTES: usize = 64;
 /// No text has this number.
 const NO_ENTRY: u32 = u32::MAX;
 
@@ -39,12 +44,12 @@ pub(super) struct TextColumn {
     entries_of: Vec<u32>,
     dictionary: TextDictionary,
     page: Page,
-    chunk: Option<Chunk>,
+    has_chunk: bool,
+    pub(super) packer: Packer,
     /// Entries that pages refer to.
     used_entries: usize,
     range: Range,
     page_range: Range,
-    pub(super) memory: Vec<u8>,
 }
 
 /// Texts of one array.
@@ -101,11 +106,11 @@ impl TextColumn {
             entries_of: Vec::new(),
             dictionary: TextDictionary::default(),
             page: Page::default(),
-            chunk: None,
+            has_chunk: false,
+            packer: Packer::default(),
             used_entries: 0,
             range: None,
             page_range: None,
-            memory: Vec::new(),
         }
     }
 
@@ -115,7 +120,7 @@ impl TextColumn {
             + self.page.present.capacity()
             + self.entries_of.capacity() * 4
             + self.dictionary.memory_bytes()
-            + self.chunk.as_ref().map_or(0, Chunk::size_bytes)
+            + self.packer.memory_bytes()
     }
 
     pub(super) fn write(
@@ -157,21 +162,34 @@ impl TextColumn {
             .map(|array| Texts::of(array.as_ref()))
             .collect::<Option<_>>()
             .ok_or(unexpected)?;
-        for (slot, row) in rows_of(picks) {
-            if is_null(nulls[slot], row) {
-                self.add_null();
-            } else {
-                self.add_text(texts[slot].get(row));
+        let mut rows = rows_of(picks);
+        let mut block = Vec::with_capacity(TOUCHED_ROWS);
+        loop {
+            let next = rows.by_ref().take(TOUCHED_ROWS).map(|(slot, row)| {
+                let text = (!is_null(nulls[slot], row)).then(|| texts[slot].get(row));
+                touch(text.unwrap_or_default());
+                text
+            });
+            block.clear();
+            block.extend(next);
+            if block.is_empty() {
+                return Ok(());
             }
-            self.end_full_page(tools)?;
+            for text in &block {
+                match text {
+                    Some(text) => self.add_text(text),
+                    None => self.add_null(),
+                }
+                self.end_full_page(tools)?;
+            }
         }
-        Ok(())
     }
 
     fn start_chunk(&mut self) {
-        if self.chunk.is_none() {
-            let memory = std::mem::take(&mut self.memory);
-            self.chunk = Some(Chunk::new(self.descr.clone(), self.compression, memory));
+        if !self.has_chunk {
+            let chunk = Chunk::new(self.descr.clone(), self.compression);
+            self.packer.start(chunk);
+            self.has_chunk = true;
             self.policy.start_group();
         }
     }
@@ -287,9 +305,6 @@ impl TextColumn {
 
     fn end_indexed_page(&mut self, tools: &mut Tools) -> Result<(), String> {
         let (scratch, compressing) = tools.parts();
-        let Some(chunk) = &mut self.chunk else {
-            return Err("a column has no chunk".to_owned());
-        };
         // Which entries the page uses; each is compared once.
         let used = &mut scratch.present;
         used.clear();
@@ -306,43 +321,38 @@ impl TextColumn {
         });
         let range = range.map(|(low, high)| (low.to_vec(), high.to_vec()));
         let body = &mut scratch.body;
-        chunk.start_body(self.page.rows, &self.page.present, body);
+        start_body(&self.descr, self.page.rows, &self.page.present, body);
         let width = bit_width(self.dictionary.len().saturating_sub(1) as u64).max(1);
         body.push(width.to_le_bytes()[0]);
         put_hybrid(&self.page.indexes, width, body);
         self.used_entries = self.dictionary.len();
-        let facts = self.page.facts(Encoding::RLE_DICTIONARY);
-        add_page(
-            chunk,
-            facts,
-            body,
-            range,
-            (&mut self.range, &mut self.page_range),
-            is_text(&self.descr),
-            compressing,
-        )?;
+        let mut facts = self.page.facts(Encoding::RLE_DICTIONARY);
+        let ranges = (&mut self.range, &mut self.page_range);
+        let follows = judge_range(&mut facts, range, ranges, is_text(&self.descr));
+        self.packer.with_chunk(compressing, |chunk, compressing| {
+            chunk.add_page(facts, body, follows, compressing)
+        })?;
         self.page.clear();
         Ok(())
     }
 
     fn end_plain_page(&mut self, tools: &mut Tools) -> Result<(), String> {
         let (scratch, compressing) = tools.parts();
-        let Some(chunk) = &mut self.chunk else {
-            return Err("a column has no chunk".to_owned());
-        };
         let page = &mut self.page;
         if page.body.is_empty() {
             page.body.resize(LEVELS_ROOM, 0);
         }
         // Levels stand directly before the values: short ones in the room left for them.
-        chunk.start_body(page.rows, &page.present, &mut scratch.body);
-        let levels = scratch.body.len();
-        let body = if levels <= LEVELS_ROOM {
-            page.body[LEVELS_ROOM - levels..LEVELS_ROOM].copy_from_slice(&scratch.body);
-            &page.body[LEVELS_ROOM - levels..]
+        let levels = &mut scratch.body;
+        start_body(&self.descr, page.rows, &page.present, levels);
+        let start = if levels.len() <= LEVELS_ROOM {
+            let start = LEVELS_ROOM - levels.len();
+            page.body[start..LEVELS_ROOM].copy_from_slice(levels);
+            start
         } else {
-            scratch.body.extend_from_slice(&page.body[LEVELS_ROOM..]);
-            &scratch.body[..]
+            levels.extend_from_slice(&page.body[LEVELS_ROOM..]);
+            std::mem::swap(levels, &mut page.body);
+            0
         };
         let range = (page.value_count > 0).then(|| {
             (
@@ -350,16 +360,16 @@ impl TextColumn {
                 std::mem::take(&mut page.high),
             )
         });
-        let facts = page.facts(Encoding::PLAIN);
-        add_page(
-            chunk,
+        let mut facts = page.facts(Encoding::PLAIN);
+        let ranges = (&mut self.range, &mut self.page_range);
+        let follows = judge_range(&mut facts, range, ranges, is_text(&self.descr));
+        let full = WaitingPage {
             facts,
-            body,
-            range,
-            (&mut self.range, &mut self.page_range),
-            is_text(&self.descr),
-            compressing,
-        )?;
+            follows,
+            memory: std::mem::take(&mut page.body),
+            start,
+        };
+        page.body = self.packer.push(full, compressing)?;
         page.clear();
         Ok(())
     }
@@ -368,11 +378,10 @@ impl TextColumn {
         self.end_page(tools)?;
         // A page that was written again may have left a rest.
         self.end_page(tools)?;
-        let Some(chunk) = self.chunk.take() else {
-            return Err("a row group has no rows".to_owned());
-        };
-        let statistics = self.statistics(&chunk);
         let (scratch, compressing) = tools.parts();
+        let chunk = self.packer.take(compressing)?;
+        self.has_chunk = false;
+        let statistics = self.statistics(&chunk);
         let body = &mut scratch.body;
         body.clear();
         for entry in 0..self.used_entries {
@@ -406,6 +415,14 @@ impl TextColumn {
             .with_max_is_exact(is_exact.1);
         Statistics::ByteArray(statistics)
     }
+}
+
+/// Brings a text into the cache: rows in order are anywhere in memory, and waiting for many
+/// at once takes hardly longer than waiting for one.
+#[inline]
+fn touch(text: &[u8]) {
+    let lines = text.iter().step_by(CACHE_LINE_BYTES).take(4);
+    std::hint::black_box(lines.fold(0, |seen, byte| seen ^ byte) ^ text.last().unwrap_or(&0));
 }
 
 #[inline]

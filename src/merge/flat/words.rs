@@ -18,7 +18,7 @@ use parquet::{
 
 use super::{
     FlatChunk, Limits, Tools,
-    chunk::{Chunk, PageFacts},
+    chunk::{Chunk, PageFacts, start_body},
     dictionary::{Offer, Policy, Word, WordDictionary},
     packing::{bit_width, put_deltas, put_hybrid},
     ranges::{Order, sign_extended},
@@ -44,7 +44,6 @@ pub(super) struct WordColumn<T: Word> {
     /// Smallest and largest of the chunk and of the page before, as ordered words.
     range: Option<(T, T)>,
     page_range: Option<(T, T)>,
-    pub(super) memory: Vec<u8>,
 }
 
 /// A source of rows.
@@ -78,7 +77,6 @@ where
             used_entries: 0,
             range: None,
             page_range: None,
-            memory: Vec::new(),
         }
     }
 
@@ -150,8 +148,7 @@ where
             return Ok(());
         }
         if self.chunk.is_none() {
-            let memory = std::mem::take(&mut self.memory);
-            self.chunk = Some(Chunk::new(self.descr.clone(), self.compression, memory));
+            self.chunk = Some(Chunk::new(self.descr.clone(), self.compression));
             self.policy.start_group();
             self.policy.is_on &= !self.has_small_steps;
         }
@@ -180,7 +177,7 @@ where
         let Some(chunk) = &mut self.chunk else {
             return Err("a column has no chunk".to_owned());
         };
-        chunk.start_body(rows, &self.present, &mut scratch.body);
+        start_body(&self.descr, rows, &self.present, &mut scratch.body);
         let body = &mut scratch.body;
         let encoding = if self.policy.is_on
             && !values.is_empty()
