@@ -1,15 +1,12 @@
 //! Column chunks that are copied undecoded. What is copied is read here for the last time before
 //! its source is deleted, so every page is unpacked once and its checksum compared where it has one.
 
-use std::{
-    io::Write,
-    sync::{Arc, mpsc},
-};
+use std::{io::Write, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut, buf::Reader};
 use parquet::{
     bloom_filter::Sbbf,
-    column::{page::PageReader, writer::ColumnCloseResult},
+    column::writer::ColumnCloseResult,
     errors::{ParquetError, Result as ParquetResult},
     file::{
         metadata::{
@@ -18,16 +15,16 @@ use parquet::{
         },
         page_index::offset_index::OffsetIndexMetaData,
         reader::{ChunkReader, Length},
-        serialized_reader::SerializedPageReader,
         writer::SerializedRowGroupWriter,
     },
 };
 
 use super::{
     MergeError,
+    checker::{Checker, Copied},
     context::Context,
     guard::{InputBytes, guarded},
-    page_check::{PageHeader, Unpacker},
+    page_check::PageHeader,
     raw_copy::Part,
     thrift,
 };
@@ -37,27 +34,9 @@ use super::{
 #[derive(Default)]
 pub(super) struct ChunkSource {
     open: Option<(usize, InputBytes, Arc<ParquetMetaData>)>,
-    tools: CopyTools,
-}
-
-/// Memory that is used for one row group after the other.
-#[derive(Default)]
-pub(super) struct CopyTools {
-    buffer: BytesMut,
-    unpacker: Unpacker,
 }
 
 impl ChunkSource {
-    /// What copying needs; to be given back for the next row group.
-    pub(super) fn take_tools(&mut self) -> CopyTools {
-        std::mem::take(&mut self.tools)
-    }
-
-    /// Keeps what copying needs.
-    pub(super) fn give_tools(&mut self, tools: CopyTools) {
-        self.tools = tools;
-    }
-
     /// Opens the input of a part, with its page index.
     pub(super) fn open(
         &mut self,
@@ -129,82 +108,39 @@ pub(super) enum CopyError {
     Encode(ParquetError),
 }
 
-/// Copies the column chunks of a row group. With `in_parallel`, a chunk's pages are unpacked while
-/// the next one is read and written: what turns out bad is thrown away with the whole output.
-/// Gives the tools back.
+/// Copies the column chunks of a row group. What turns out bad meanwhile is thrown away with the
+/// whole output.
 pub(super) fn copy_chunks<W: Write + Send>(
     target: &mut SerializedRowGroupWriter<'_, W>,
     bytes: &InputBytes,
-    tools: CopyTools,
-    metadata: &ParquetMetaData,
+    checker: &mut Checker,
+    metadata: &Arc<ParquetMetaData>,
     group_index: usize,
-    in_parallel: bool,
-) -> Result<CopyTools, CopyError> {
-    let CopyTools {
-        buffer,
-        mut unpacker,
-    } = tools;
-    let column_count = metadata.row_group(group_index).num_columns();
-    let mut copy = |column, buffer| {
+) -> Result<(), CopyError> {
+    for column in 0..metadata.row_group(group_index).num_columns() {
+        let buffer = checker.buffer()?;
         let (read, close) = guarded(|| read_chunk(bytes, buffer, metadata, group_index, column))
             .map_err(|reason| bad(metadata, group_index, column, &reason))?;
         target
             .append_column(&read, close)
             .map_err(CopyError::Encode)?;
-        Ok(read)
-    };
-    let mut check = |column, read: ChunkBytes| {
-        let group = metadata.row_group(group_index);
-        let rows = u64::try_from(group.num_rows()).unwrap_or(0);
-        guarded(|| check_pages(&read, group.column(column), rows, &mut unpacker))
-            .map_err(|reason| bad(metadata, group_index, column, &reason))?;
-        Ok(read.recycle())
-    };
-    if !in_parallel {
-        let buffer = (0..column_count).try_fold(buffer, |buffer, column| {
-            copy(column, buffer).and_then(|read| check(column, read))
+        checker.check(Copied {
+            read,
+            metadata: Arc::clone(metadata),
+            group: group_index,
+            column,
         })?;
-        return Ok(CopyTools { buffer, unpacker });
     }
-    let buffer = std::thread::scope(|scope| {
-        // No more than one chunk is unpacked and one is copied at a time.
-        let (to_check, copied) = mpsc::sync_channel::<(usize, ChunkBytes)>(0);
-        let (give_back, checked) = mpsc::channel();
-        let check = &mut check;
-        let checking = scope.spawn(move || {
-            for (column, read) in copied {
-                // Nobody waits for the last buffers.
-                let _ = give_back.send(check(column, read)?);
-            }
-            Ok(())
-        });
-        let mut spare = Some(buffer);
-        let mut done = Ok(());
-        for column in 0..column_count {
-            let buffer = spare.take().or_else(|| checked.try_recv().ok());
-            match copy(column, buffer.unwrap_or_default()) {
-                Ok(read) => {
-                    // The other side ends early when it finds a bad page.
-                    if to_check.send((column, read)).is_err() {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    done = Err(error);
-                    break;
-                }
-            }
-        }
-        drop(to_check);
-        let confused = || Err(CopyError::Bad("its bytes confuse the decoder".to_owned()));
-        checking.join().unwrap_or_else(|_| confused())?;
-        done?;
-        Ok(checked.try_iter().last().unwrap_or_default())
-    })?;
-    Ok(CopyTools { buffer, unpacker })
+    checker.finish()
 }
 
-fn bad(metadata: &ParquetMetaData, group: usize, column: usize, reason: &str) -> CopyError {
+/// A chunk that cannot be copied, by name.
+pub(super) fn bad(
+    metadata: &ParquetMetaData,
+    group: usize,
+    column: usize,
+    reason: &str,
+) -> CopyError {
     let chunk = metadata.row_group(group).column(column);
     let name = chunk.column_path().string();
     CopyError::Bad(format!("column {name:?}: {reason}"))
@@ -297,45 +233,6 @@ fn page_places(read: &ChunkBytes) -> Result<Vec<PagePlace>, String> {
     Ok(places)
 }
 
-/// Unpacks every page: together they must hold as many values as the footer says.
-fn check_pages(
-    read: &ChunkBytes,
-    chunk: &ColumnChunkMetaData,
-    rows: u64,
-    unpacker: &mut Unpacker,
-) -> Result<(), String> {
-    let value_count = if Unpacker::supports(chunk.compression()) {
-        unpacker.check(&read.bytes, &read.headers, chunk)?
-    } else {
-        values_read(read, chunk, rows)?
-    };
-    let promised = u64::try_from(chunk.num_values()).map_err(|e| e.to_string())?;
-    if value_count != promised {
-        return Err(format!(
-            "its footer promises {promised} values, its pages hold {value_count}"
-        ));
-    }
-    let is_list = chunk.column_descr().max_rep_level() > 0;
-    if value_count < rows || !is_list && value_count > rows {
-        return Err(format!("{rows} rows cannot have {value_count} values"));
-    }
-    Ok(())
-}
-
-/// Reads every page with the decoder; gives the values in them.
-fn values_read(read: &ChunkBytes, chunk: &ColumnChunkMetaData, rows: u64) -> Result<u64, String> {
-    let rows_total = usize::try_from(rows).map_err(|e| e.to_string())?;
-    let mut pages = SerializedPageReader::new(Arc::new(read.clone()), chunk, rows_total, None)
-        .map_err(|e| e.to_string())?;
-    let mut value_count = 0_u64;
-    while let Some(page) = pages.get_next_page().map_err(|e| e.to_string())? {
-        if page.is_data_page() {
-            value_count += u64::from(page.num_values());
-        }
-    }
-    Ok(value_count)
-}
-
 /// Whether an index tells where these pages are.
 fn is_index_of(index: &OffsetIndexMetaData, places: &[PagePlace], rows: u64) -> bool {
     let told = index.page_locations();
@@ -356,8 +253,8 @@ fn is_index_of(index: &OffsetIndexMetaData, places: &[PagePlace], rows: u64) -> 
 #[derive(Clone)]
 pub(super) struct ChunkBytes {
     start: u64,
-    bytes: Bytes,
-    headers: Vec<PageHeader>,
+    pub(super) bytes: Bytes,
+    pub(super) headers: Vec<PageHeader>,
 }
 
 impl ChunkBytes {

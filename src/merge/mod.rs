@@ -9,6 +9,7 @@
 
 mod ahead;
 mod bounds;
+mod checker;
 mod chunks;
 mod context;
 mod decode;

@@ -20,6 +20,7 @@ use parquet::{
 
 use super::{
     ColumnBounds, Compression, MergeControl, MergeError, MergeOptions,
+    checker::Checker,
     chunks::{ChunkSource, CopyError, copy_chunks},
     context::{Context, Shares},
     dedup,
@@ -66,6 +67,8 @@ pub(super) struct OutputWriter<'a> {
     row_count: u64,
     copied_row_group_count: u64,
     chunks: ChunkSource,
+    /// Made for the first row group that is copied.
+    checker: Option<Checker>,
 }
 
 /// What was written.
@@ -114,6 +117,7 @@ impl<'a> OutputWriter<'a> {
             row_count: 0,
             copied_row_group_count: 0,
             chunks: ChunkSource::default(),
+            checker: None,
         })
     }
 
@@ -283,16 +287,17 @@ impl Sink for OutputWriter<'_> {
             .writer
             .next_row_group()
             .map_err(|e| encode_error(path, &e))?;
-        let tools = self.chunks.take_tools();
         let in_parallel = context.request.options.thread_count > 1;
+        let checker = self
+            .checker
+            .get_or_insert_with(|| Checker::new(in_parallel));
         let from = part.groups.start;
-        let copied = copy_chunks(&mut group, &bytes, tools, &metadata, from, in_parallel);
-        let tools = copied.map_err(|error| match error {
+        let copied = copy_chunks(&mut group, &bytes, checker, &metadata, from);
+        copied.map_err(|error| match error {
             CopyError::Bad(reason) => MergeError::BadInputs(vec![input.bad(reason)]),
             CopyError::Encode(error) => encode_error(path, &error),
         })?;
         group.close().map_err(|e| encode_error(path, &e))?;
-        self.chunks.give_tools(tools);
         let others = copy
             .other_bounds
             .iter()

@@ -68,8 +68,9 @@ fn a_disk_that_is_full_at_fsync_leaves_metadata_as_it_was() {
     let file = lake.partition("cpu").join("metadata.json");
     program.wait_until("metadata.json", |_| file.exists());
     disk.sync();
-    let before = fs::read(&file).unwrap();
     let ballast = disk.backing().fill(0);
+    // Not earlier: a plan may have been claimed meanwhile.
+    let before = fs::read(&file).unwrap();
     fs::rename(&late, lake.partition("cpu").join("late.1.parquet")).unwrap();
     program.wait_for_log("No space left on device");
     assert_eq!(fs::read(&file).unwrap(), before);
