@@ -93,7 +93,8 @@ fn a_lake_behind_a_link_is_merged() {
         once(&world);
         let indexed = world.indexed();
         assert!(
-            indexed.len() == 1 && indexed.iter().all(|name| name.ends_with(".2.parquet")),
+            // On a slow machine its time for the next iteration may have come, too.
+            indexed.len() == 1 && !indexed.iter().any(|name| name.ends_with(".1.parquet")),
             "{indexed:?}"
         );
     }
