@@ -58,9 +58,12 @@
 //! # }
 //! ```
 
+mod answers;
 pub mod audit;
 mod connect;
+mod error;
 pub mod json;
+mod policy;
 pub mod redis;
 
 use std::{sync::Arc, time::Duration};
@@ -68,291 +71,25 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::{TryStreamExt, stream::BoxStream};
 
+pub use answers::{
+    CommitOutcome, DeadOutput, DropState, EntryFilter, MergeCommit, MoveCommit, QueueDepths,
+    Refreshed, Replacement, Retried, Undeleted,
+};
 pub use connect::{ConnectOptions, connect};
+pub use error::CatalogError;
+pub use policy::{LayerRule, Level, Policy};
 
 use crate::model::{
     ClaimedDrop, ClaimedMerge, ClaimedMove, DataPath, Folder, IndexEntry, Iteration, LayerName,
-    Lease, MergePlan, MergeQueue, PlanPart, Quarantined, SetAside, TableRef, WriterId,
+    Lease, MergePlan, MergeQueue, PlanPart, Quarantined, TableRef,
 };
 
 /// Entries as they come, each file once, in no particular order. The first error ends it.
 pub type EntryStream<'a> = BoxStream<'a, Result<IndexEntry, CatalogError>>;
 
-/// The rules by which a catalog plans, the same for writers and for us.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Policy {
-    /// Merge levels by iteration, 1 first, without gaps.
-    pub levels: Vec<Level>,
-    /// Layers in order of age.
-    pub layers: Vec<LayerRule>,
-    /// Writers whose queues are served; `None` for all.
-    pub writers: Option<Vec<WriterId>>,
-}
-
-/// When files of one iteration are merged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Level {
-    /// The iteration of the inputs.
-    pub iteration: Iteration,
-    /// How long a plan waits for more files.
-    pub timeout: Duration,
-    /// A plan's inputs together stay at or below this size.
-    pub max_size_bytes: u64,
-}
-
-/// What planning needs to know of a layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerRule {
-    /// Its name.
-    pub name: LayerName,
-    /// `fs` or `s3`, as on the wire.
-    pub kind: String,
-    /// Its URL without secrets, as on the wire.
-    pub url: String,
-    /// How long a file stays before it moves on; `None` for ever.
-    pub ttl: Option<Duration>,
-    /// The layer that comes next, if any.
-    pub next: Option<LayerName>,
-}
-
-impl Policy {
-    /// The level that merges files of `iteration`; `None` when such files are final.
-    pub fn level(&self, iteration: Iteration) -> Option<&Level> {
-        self.levels
-            .iter()
-            .find(|level| level.iteration == iteration)
-    }
-
-    /// Whether queues of this writer are ours.
-    pub fn serves(&self, writer: &WriterId) -> bool {
-        self.writers
-            .as_ref()
-            .is_none_or(|served| served.contains(writer))
-    }
-}
-
-/// Which entries of a table are wanted.
-#[derive(Debug, Clone, Default)]
-pub struct EntryFilter {
-    /// Only files that hold times at or after this, nanoseconds.
-    pub after_ns: Option<i64>,
-    /// Only files that hold times at or before this, nanoseconds.
-    pub before_ns: Option<i64>,
-    /// Only this partition or those below it.
-    pub folder: Option<String>,
-    /// Only this iteration.
-    pub iteration: Option<Iteration>,
-}
-
-impl EntryFilter {
-    /// Whether an entry is wanted; edges are inclusive.
-    pub fn matches(&self, entry: &IndexEntry) -> bool {
-        self.after_ns.is_none_or(|after| entry.max_time_ns >= after)
-            && self
-                .before_ns
-                .is_none_or(|before| entry.min_time_ns <= before)
-            && self
-                .iteration
-                .is_none_or(|iteration| entry.path.iteration() == iteration)
-            && self.folder.as_ref().is_none_or(|folder| {
-                let folder = folder.trim_matches('/');
-                folder.is_empty()
-                    || entry
-                        .path
-                        .as_str()
-                        .strip_prefix(folder)
-                        .is_some_and(|rest| rest.starts_with('/'))
-            })
-    }
-}
-
-/// What a finished merge asks the catalog to record, all or nothing.
-#[derive(Debug, Clone)]
-pub struct MergeCommit {
-    /// The new file; `None` when nothing was left to merge.
-    pub output: Option<IndexEntry>,
-    /// Inputs whose rows are in `output`: they leave the index and are deleted after `grace`.
-    pub sources: Vec<DataPath>,
-    /// Inputs that could not be read: they stay in the index.
-    pub set_aside: Vec<SetAside>,
-    /// How long readers may still open the sources.
-    pub grace: Duration,
-}
-
-/// What a finished move asks the catalog to record, all or nothing.
-#[derive(Debug, Clone)]
-pub struct MoveCommit {
-    /// The layer and the name of the copy; `None` when the file expires, which a catalog allows in
-    /// a last layer whose time is over for the file only.
-    pub to: Option<(LayerName, DataPath)>,
-    /// How long readers may still open the bytes in the old layer.
-    pub grace: Duration,
-}
-
-/// What became of a commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CommitOutcome {
-    /// The index now names the output instead of the sources.
-    Committed,
-    /// The plan is no longer ours; nothing changed. The output must go.
-    LeaseLost,
-    /// A source left the index meanwhile; nothing changed. The output must go, the plan may be tried again.
-    SourceGone(String),
-    /// The index names the output's path already; nothing changed. The bytes under that name are not ours.
-    OutputExists,
-}
-
-/// What became of something in quarantine that was to be retried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retried {
-    /// It is due now.
-    Planned,
-    /// It left the quarantine, but files of its iteration are not merged.
-    Final,
-    /// It left the quarantine; the index has its files no more.
-    Gone,
-    /// It was not there any more; nothing changed.
-    Absent,
-}
-
-/// Files that [`Catalog::refresh`] met.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Refreshed {
-    /// Files that were registered now.
-    pub registered_count: u64,
-    /// Files that were left alone and reported for the first time.
-    pub left_alone_count: u64,
-    /// Unreferenced outputs of interrupted merges that were removed.
-    pub orphans_removed_count: u64,
-}
-
-/// An output that was announced and never committed, and that nobody can commit any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadOutput {
-    /// Where the output belongs.
-    pub queue: MergeQueue,
-    /// The bytes, if they were published at all.
-    pub path: DataPath,
-    /// The inputs of its plan, as far as they are known.
-    pub sources: Vec<DataPath>,
-    /// The layer that they lie in.
-    pub sources_layer: LayerName,
-    /// What the catalog compares before it forgets it.
-    pub token: String,
-}
-
-/// A merge whose inputs still wait for their deletion.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Replacement {
-    /// The table.
-    pub table: TableRef,
-    /// The layer of inputs and output.
-    pub layer: LayerName,
-    /// Their writer.
-    pub writer: WriterId,
-    /// The file that took their place.
-    pub output: DataPath,
-    /// The inputs that wait, sorted.
-    pub sources: Vec<DataPath>,
-    /// How many inputs the merge had.
-    pub sources_count: usize,
-    /// When the bytes of the first may be deleted, Unix seconds.
-    pub due_s: i64,
-}
-
-/// What the catalog says of the file of a claimed delete.
-#[derive(Debug, Clone, PartialEq)]
-pub enum DropState {
-    /// Nothing names it: its bytes may go.
-    Unnamed,
-    /// The index names its path.
-    Named(Box<IndexEntry>),
-    /// The path was used again since, and what a merge replaced there keeps its bytes for so long.
-    KeptFor(Duration),
-}
-
-/// What became of bringing replaced files back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Undeleted {
-    /// The index names them instead of the output, whose bytes are deleted after a grace of their own.
-    Done,
-    /// The index does not name the output any more; nothing changed.
-    OutputGone,
-    /// Some of them do not wait any more; nothing changed.
-    BeingDeleted,
-}
-
 /// Why files that were brought back are not merged again.
 const BROUGHT_BACK: &str =
     "brought back by undelete; gigamerge quarantine retry lets it be merged again";
-
-/// How much work stands in the queues.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct QueueDepths {
-    /// Merge plans waiting, due or not.
-    pub merges_idle_count: u64,
-    /// Merge plans handed out.
-    pub merges_processing_count: u64,
-    /// Deletes waiting, due or not.
-    pub drops_idle_count: u64,
-    /// Deletes handed out.
-    pub drops_processing_count: u64,
-    /// Moves waiting, due or not.
-    pub moves_idle_count: u64,
-    /// Moves handed out.
-    pub moves_processing_count: u64,
-    /// Items that were given up, with their reason.
-    pub failed_count: u64,
-}
-
-/// Why the catalog could not answer.
-#[derive(Debug, thiserror::Error)]
-pub enum CatalogError {
-    /// The server is away or the call took too long; the same call may succeed later.
-    #[error("catalog is unavailable ({context}): {reason}")]
-    Unavailable {
-        /// What was tried.
-        context: String,
-        /// What went wrong, without secrets.
-        reason: String,
-    },
-    /// The server answered, and said no; trying again does not help.
-    #[error("catalog refused {context}: {reason}")]
-    Refused {
-        /// What was tried.
-        context: String,
-        /// The reason given, without secrets.
-        reason: String,
-    },
-    /// Something stored is not what the contract says; it was left as it is.
-    #[error("{place}: {reason}")]
-    Malformed {
-        /// The key or file.
-        place: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A file of the embedded catalog could not be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: std::path::PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Another process owns the folder.
-    #[error("{}: another gigamerge works on this folder; stop it, or give this one another --data-dir", path.display())]
-    Locked {
-        /// The lock file.
-        path: std::path::PathBuf,
-    },
-    /// The claim is not ours any more.
-    #[error("the lease on {what} was lost")]
-    LeaseLost {
-        /// What was leased.
-        what: String,
-    },
-}
 
 /// The index and its queues. Every call is bounded in time and safe to repeat.
 #[async_trait]

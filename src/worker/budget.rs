@@ -17,7 +17,7 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
-use super::merge_run::blocking;
+use super::run_error::blocking;
 use crate::{config::Config, model::LayerName, storage::Layer};
 
 /// No merge works well with less.

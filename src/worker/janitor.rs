@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{
     WorkContext,
-    merge_run::{RunError, blocking},
+    run_error::{RunError, blocking},
 };
 use crate::{
     catalog::DeadOutput,

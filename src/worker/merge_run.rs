@@ -9,108 +9,26 @@ use std::{
 };
 
 use super::{
-    WorkContext, WorkError,
-    budget::RoomError,
-    commit,
+    WorkContext, WorkError, commit,
+    dead_outputs::{output_path, remove_dead_attempts},
     gate::ClaimTurn,
-    hand_back::{RETRY_DELAY_MAX, retry_delay, until_answered},
     lease_keeper::LeaseKeeper,
-    promote, sources,
+    merge_end::give_back,
+    promote,
+    published::{self, Published},
+    run_error::{RunError, blocking},
+    sources,
     suspects::{self, Verdict},
 };
 use crate::{
-    catalog::CatalogError,
     crash_points::CrashPoint,
     merge::{self, MergeControl, MergeError, MergeReport, MergeRequest},
-    model::{ClaimedMerge, DataPath, IndexEntry, MergePlan, ModelError, SetAside},
+    model::{ClaimedMerge, DataPath, IndexEntry, MergePlan, SetAside},
     storage::{Layer, StorageError, Workspace},
 };
 
 /// Merges longer than this tell how far they are, this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Why a plan was not merged this time.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RunError {
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    #[error(transparent)]
-    Merge(#[from] MergeError),
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    #[error(transparent)]
-    Work(#[from] WorkError),
-    #[error("the merge thread panicked; the inputs are kept as they were")]
-    Panicked,
-    #[error("{} of the inputs are not there, first {}", .0.len(), .0.first().map(|path| path.display().to_string()).unwrap_or_default())]
-    MissingInputs(Vec<PathBuf>),
-    #[error("{}: the folder is not there; is its file system mounted?", .0.display())]
-    FolderAway(PathBuf),
-    #[error("{}: cannot be read: {source}", path.display())]
-    Unreadable {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("there is too little free space for its merge")]
-    NoRoom,
-    #[error(transparent)]
-    RoomUnknown(#[from] RoomError),
-    #[error("the lease was lost; another worker goes on")]
-    LeaseLost,
-    #[error("{0} left the index meanwhile")]
-    SourceGone(String),
-    #[error("the catalog names the output already")]
-    OutputExists,
-    #[error(
-        "it is not known whether the commit took place ({0}); the output stays until that is known"
-    )]
-    CommitUnknown(CatalogError),
-}
-
-impl RunError {
-    /// Trying again with the same inputs gives the same answer.
-    fn is_final(&self) -> bool {
-        matches!(
-            self,
-            Self::Merge(MergeError::TypeConflict { .. }) | Self::Model(_)
-        )
-    }
-
-    /// The settings are at fault: they may be corrected at any time.
-    fn is_setting(&self) -> bool {
-        matches!(
-            self,
-            Self::Merge(
-                MergeError::SortColumn { .. }
-                    | MergeError::DedupKey { .. }
-                    | MergeError::Budget { .. }
-            )
-        )
-    }
-
-    /// The inputs may be at fault, so that the plan is given up after some attempts. A full disk, a lost mount
-    /// or a server that is away says nothing about the inputs: such a plan is tried until it succeeds.
-    fn blames_inputs(&self) -> bool {
-        match self {
-            Self::Panicked => true,
-            Self::Merge(error) => {
-                !self.is_setting()
-                    && !matches!(error, MergeError::Io { .. } | MergeError::Cancelled)
-            }
-            _ => false,
-        }
-    }
-
-    fn retry_delay(&self, attempts: u32) -> Duration {
-        if self.is_setting() {
-            RETRY_DELAY_MAX
-        } else {
-            retry_delay(attempts)
-        }
-    }
-}
 
 /// Everything that one attempt needs.
 pub(super) struct Attempt<'a> {
@@ -120,23 +38,6 @@ pub(super) struct Attempt<'a> {
     /// The inputs that are in the index, in the plan's order.
     pub(super) sources: Vec<IndexEntry>,
     pub(super) output: DataPath,
-}
-
-/// A published file that is not in the index yet.
-pub(super) struct Published {
-    pub(super) entry: IndexEntry,
-    pub(super) sources: Vec<DataPath>,
-    pub(super) set_aside: Vec<SetAside>,
-    /// `None` for a promotion.
-    pub(super) report: Option<MergeReport>,
-}
-
-impl Published {
-    /// See [`commit::remove_output`].
-    pub(super) async fn remove(&self, context: &WorkContext) {
-        let entry = &self.entry;
-        commit::remove_output(context, &entry.table, &entry.layer, &entry.path).await;
-    }
 }
 
 /// What an attempt came to.
@@ -217,10 +118,10 @@ async fn make_output(
         plan,
         layer,
         sources,
-        output: commit::output_path(plan, plan.attempts)?,
+        output: output_path(plan, plan.attempts)?,
     };
     if plan.attempts > 1 && sources::are_all_there(&attempt).await? {
-        commit::remove_dead_attempts(&attempt, keeper).await?;
+        remove_dead_attempts(&attempt, keeper).await?;
     }
     if attempt.sources.is_empty() && malformed.is_empty() {
         return Ok(Made::Nothing);
@@ -305,12 +206,12 @@ async fn merge_and_publish(
     })
     .await?;
     let Some(report) = merged? else {
-        return Ok(commit::nothing_but_set_aside(&attempt, set_aside));
+        return Ok(published::nothing_but_set_aside(&attempt, set_aside));
     };
     announced?;
     published?;
     attempt.context.reached(CrashPoint::MergePublished);
-    Ok(commit::merged(&attempt, report, set_aside))
+    Ok(published::merged(&attempt, report, set_aside))
 }
 
 /// Bytes of these files as they are; what the catalog says of them may be wrong.
@@ -395,102 +296,4 @@ async fn merge_on_thread(
             }
         }
     }
-}
-
-/// Runs file work where it may block.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, RunError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| RunError::Panicked)
-}
-
-/// How a claim ends that did not commit.
-enum Ending {
-    /// Its files are not to blame; the plan is due again after this time.
-    Release(Duration),
-    /// The attempt counts; the plan is due again after this time.
-    Retry(Duration),
-    /// The plan is given up.
-    GiveUp(String),
-    /// Some of its files are suspects.
-    Judged(Verdict),
-}
-
-/// Ends an attempt that did not commit.
-async fn give_back(context: &Arc<WorkContext>, claim: &ClaimedMerge, error: &RunError) {
-    let plan = &claim.plan;
-    let ending = ending(context, plan, error);
-    let (queue, attempts) = (&plan.queue, plan.attempts);
-    match &ending {
-        Ending::Release(_) if matches!(error, RunError::Merge(MergeError::Cancelled)) => {
-            tracing::info!(plan = %queue, "merge stopped; its plan is handed back");
-        }
-        Ending::Release(_) if matches!(error, RunError::NoRoom) => context.totals.add_held_back(),
-        Ending::Release(Duration::ZERO) => {
-            context.totals.add_failure();
-            tracing::warn!(plan = %queue, %error, "merge abandoned");
-        }
-        Ending::Release(delay) | Ending::Retry(delay) => {
-            context.totals.add_failure();
-            tracing::warn!(plan = %queue, attempts, %error, retry_in = ?delay, "merge failed");
-        }
-        Ending::GiveUp(_) => {
-            context.totals.add_failure();
-            tracing::error!(plan = %queue, id = %plan.id, attempts, %error,
-                "merge given up; its files stay as they are");
-        }
-        Ending::Judged(_) => {
-            context.totals.add_failure();
-            tracing::warn!(plan = %queue, id = %plan.id, attempts, %error, "merge failed");
-        }
-    }
-    if let Err(error) = end_when_answered(context, claim, &ending).await {
-        tracing::warn!(plan = %queue, %error, "plan could not be handed back; its lease will run out");
-    }
-}
-
-fn ending(context: &WorkContext, plan: &MergePlan, error: &RunError) -> Ending {
-    let max_attempts = context.config.worker.max_attempts;
-    let delay = error.retry_delay(plan.attempts);
-    match error {
-        // Whoever goes on learns that this attempt did not die. A commit that is still on its way
-        // is refused afterwards, or has ended the claim.
-        RunError::Merge(MergeError::Cancelled)
-        | RunError::LeaseLost
-        | RunError::CommitUnknown(_) => Ending::Release(Duration::ZERO),
-        _ if error.is_final() => Ending::GiveUp(error.to_string()),
-        _ if error.blames_inputs() => {
-            match suspects::judge_failure(plan, &error.to_string(), max_attempts) {
-                Some(verdict) => Ending::Judged(verdict),
-                None => Ending::Retry(delay),
-            }
-        }
-        RunError::MissingInputs(_) => Ending::Retry(delay),
-        _ => Ending::Release(delay),
-    }
-}
-
-async fn end_when_answered(
-    context: &Arc<WorkContext>,
-    claim: &ClaimedMerge,
-    ending: &Ending,
-) -> Result<(), CatalogError> {
-    let catalog = &context.catalog;
-    until_answered(context, || async {
-        let ended = match ending {
-            Ending::Release(delay) => catalog.release_merge(claim, *delay).await,
-            Ending::Retry(delay) => catalog.retry_merge(claim, *delay).await,
-            Ending::GiveUp(reason) => catalog.fail_merge(claim, reason).await,
-            Ending::Judged(verdict) => suspects::execute(context, claim, verdict).await,
-        };
-        context.reached(match ending {
-            Ending::Release(_) | Ending::Retry(_) => CrashPoint::MergeReleased,
-            Ending::GiveUp(_) => CrashPoint::MergeGivenUp,
-            Ending::Judged(_) => CrashPoint::MergeJudged,
-        });
-        ended
-    })
-    .await
 }

@@ -6,16 +6,21 @@
 
 mod budget;
 mod commit;
+mod dead_outputs;
 mod drop_task;
 mod gate;
 mod hand_back;
 mod janitor;
 mod lease_keeper;
+mod merge_end;
 mod merge_run;
 mod merge_task;
+mod move_end;
 mod move_run;
 mod move_task;
 mod promote;
+mod published;
+mod run_error;
 mod sources;
 mod suspects;
 mod totals;

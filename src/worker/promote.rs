@@ -3,9 +3,10 @@
 use std::{path::PathBuf, time::Instant};
 
 use super::{
-    commit,
     lease_keeper::LeaseKeeper,
-    merge_run::{Attempt, Published, RunError, blocking},
+    merge_run::Attempt,
+    published::{self, Published},
+    run_error::{RunError, blocking},
 };
 use crate::{crash_points::CrashPoint, merge};
 
@@ -45,5 +46,5 @@ pub(super) async fn try_promote(
     })
     .await??;
     attempt.context.reached(CrashPoint::PromotePublished);
-    Ok(Some(commit::promoted(attempt, source, &summary)))
+    Ok(Some(published::promoted(attempt, source, &summary)))
 }

@@ -11,7 +11,8 @@ use std::{
 
 use super::{
     WorkContext,
-    merge_run::{Attempt, RunError, blocking},
+    merge_run::Attempt,
+    run_error::{RunError, blocking},
 };
 use crate::{
     catalog::CatalogError,

@@ -6,8 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     index::now_s,
-    metadata_file::{self, FileRecord, Metadata},
+    metadata_file::Metadata,
     partition::push_file,
+    records::{FileRecord, drop_value, file_value},
 };
 use crate::{
     catalog::audit::{ItemFate, StoredEntry},
@@ -20,7 +21,7 @@ const MENDED_MAX: usize = 100;
 pub(super) fn stored(record: &FileRecord) -> StoredEntry {
     StoredEntry {
         path: record.entry.path.to_string(),
-        text: metadata_file::file_value(record).to_string(),
+        text: file_value(record).to_string(),
         entry: Ok(record.entry.clone()),
     }
 }
@@ -32,7 +33,7 @@ fn is_text(value: &Value, text: &str) -> bool {
 }
 
 pub(super) fn drop_text(drop: &DropItem) -> String {
-    metadata_file::drop_value(drop, None, None).to_string()
+    drop_value(drop, None, None).to_string()
 }
 
 /// What the file says of its files as a whole, where that is not so.

@@ -22,7 +22,8 @@ use crate::{
 use super::{
     claims::Claims,
     index::now_s,
-    metadata_file::{self, Aside, FileRecord, Metadata, Replaced, Stamp},
+    metadata_file::{self, Metadata, Stamp},
+    records::{Aside, FileRecord, Replaced},
 };
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use crate::{
     model::{DataPath, Iteration, WriterId},
 };
 
-use super::metadata_file::FileRecord;
+use super::records::FileRecord;
 
 /// A group of files that may become one.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +76,7 @@ pub(super) fn plan(
 mod tests {
     use std::time::Duration;
 
-    use super::{super::metadata_file::Aside, *};
+    use super::{super::records::Aside, *};
     use crate::{
         catalog::Level,
         model::{IndexEntry, LayerName, TableRef},

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{
     index::{Inner, PartitionKey, guard, now_s},
-    metadata_file::{FileRecord, TriedPlan},
     partition::{Partition, remove_files},
+    records::{FileRecord, TriedPlan},
 };
 use crate::{
     catalog::{CatalogError, Policy, Retried},

@@ -3,9 +3,9 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{
-    metadata_file::TriedPlan,
     partition::{Partition, push_file, remove_files, set_aside},
     planner::{self, PlannedMerge},
+    records::TriedPlan,
 };
 use crate::{
     catalog::{CatalogError, CommitOutcome, MergeCommit, Policy},

@@ -13,9 +13,9 @@ use std::{
 };
 
 use super::{
-    RedisCatalog, SCAN_ROUNDS_MAX, each_once,
+    RedisCatalog,
     keys::{self, ListState},
-    scan_never_ends,
+    scan::{SCAN_ROUNDS_MAX, each_once, scan_never_ends},
     scripts::{self, Waiting},
 };
 use crate::{
