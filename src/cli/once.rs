@@ -1,5 +1,7 @@
 //! `gigamerge once`: everything that is due, then the end.
 
+use std::fmt;
+
 use crate::{
     config::Config,
     daemon::{self, Access, DaemonError, OnceReport},
@@ -16,14 +18,44 @@ pub enum OnceError {
     /// It could not go on.
     #[error(transparent)]
     Work(#[from] WorkError),
-    /// Some plans were not merged, or files not moved; the log says why.
-    #[error("{0} plans were not merged, see above; they wait for a later run")]
-    Failures(u64),
+    /// Attempts failed; the log says why.
+    #[error("{0}, see above; what was not given up is tried again later")]
+    Failures(LeftUndone),
     /// Some plans or moves wait for free space.
-    #[error(
-        "{0} plans were not merged for want of free space, see above; they wait for a later run"
-    )]
-    NoRoom(u64),
+    #[error("{0} for want of free space, see above; a later run tries again")]
+    NoRoom(LeftUndone),
+}
+
+/// How much of what was due did not come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftUndone {
+    /// Plans that were not merged.
+    pub plans_count: u64,
+    /// Files that neither moved nor expired.
+    pub files_count: u64,
+}
+
+impl LeftUndone {
+    fn is_nothing(self) -> bool {
+        (self.plans_count, self.files_count) == (0, 0)
+    }
+}
+
+impl fmt::Display for LeftUndone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        match self.plans_count {
+            0 => {}
+            1 => parts.push("1 plan was not merged".to_owned()),
+            many => parts.push(format!("{many} plans were not merged")),
+        }
+        match self.files_count {
+            0 => {}
+            1 => parts.push("1 file did not leave its layer".to_owned()),
+            many => parts.push(format!("{many} files did not leave their layers")),
+        }
+        f.write_str(&parts.join(" and "))
+    }
 }
 
 /// Runs every task until nothing is due. A stop signal lets running merges finish within
@@ -60,13 +92,46 @@ pub async fn run(config: Config) -> Result<(), OnceError> {
         promotions = totals.promotions(),
         failures = totals.failures(),
         moves = totals.moves().0,
+        move_failures = totals.move_failures(),
         expired = totals.expiries(),
         drops = drops_count,
         "nothing more is due"
     );
-    match (totals.failures(), totals.held_back()) {
-        (0, 0) => Ok(()),
-        (0, held_back) => Err(OnceError::NoRoom(held_back)),
-        (failures, _) => Err(OnceError::Failures(failures)),
+    let failures = LeftUndone {
+        plans_count: totals.failures(),
+        files_count: totals.move_failures(),
+    };
+    let held_back = LeftUndone {
+        plans_count: totals.held_back(),
+        files_count: totals.moves_held_back(),
+    };
+    if !failures.is_nothing() {
+        Err(OnceError::Failures(failures))
+    } else if !held_back.is_nothing() {
+        Err(OnceError::NoRoom(held_back))
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LeftUndone;
+
+    #[test]
+    fn what_was_left_undone_is_named_by_its_kind() {
+        let said = |plans_count, files_count| {
+            LeftUndone {
+                plans_count,
+                files_count,
+            }
+            .to_string()
+        };
+        assert_eq!(said(1, 0), "1 plan was not merged");
+        assert_eq!(said(0, 1), "1 file did not leave its layer");
+        assert_eq!(
+            said(3, 2),
+            "3 plans were not merged and 2 files did not leave their layers"
+        );
     }
 }

@@ -86,18 +86,18 @@ pub(super) async fn give_back(
             tracing::debug!(%table, %file, %error, ?retry_in, "not moved yet");
         }
         Ending::Release(_) if matches!(error, MoveError::NoRoom(_)) => {
-            context.totals.add_held_back();
+            context.totals.add_move_held_back();
         }
         Ending::Release(Duration::ZERO) => {
-            context.totals.add_failure();
+            context.totals.add_move_failure();
             tracing::warn!(%table, %file, %error, "move abandoned");
         }
         Ending::Release(retry_in) | Ending::Retry(retry_in) => {
-            context.totals.add_failure();
+            context.totals.add_move_failure();
             tracing::warn!(%table, %file, attempts, %error, ?retry_in, "move failed");
         }
         Ending::GiveUp(_) => {
-            context.totals.add_failure();
+            context.totals.add_move_failure();
             tracing::error!(%table, %file, attempts, %error, "move given up; the file stays where it is");
         }
         Ending::Finish => {}

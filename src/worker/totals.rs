@@ -8,6 +8,7 @@ pub struct Totals {
     merges: AtomicU64,
     promotions: AtomicU64,
     failures: AtomicU64,
+    move_failures: AtomicU64,
     files_in: AtomicU64,
     rows: AtomicU64,
     rows_collapsed: AtomicU64,
@@ -18,6 +19,7 @@ pub struct Totals {
     bytes_moved: AtomicU64,
     expiries: AtomicU64,
     held_back: AtomicU64,
+    moves_held_back: AtomicU64,
 }
 
 impl Totals {
@@ -41,6 +43,10 @@ impl Totals {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn add_move_failure(&self) {
+        self.move_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn add_drops(&self, count: u64) {
         self.drops.fetch_add(count, Ordering::Relaxed);
     }
@@ -58,9 +64,18 @@ impl Totals {
         self.held_back.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Times that a due plan was left where it is because there was no room for its merge or move.
+    pub(super) fn add_move_held_back(&self) {
+        self.moves_held_back.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Times that a due plan was left where it is because there was no room for its merge.
     pub fn held_back(&self) -> u64 {
         self.held_back.load(Ordering::Relaxed)
+    }
+
+    /// Times that a due file stayed where it is because there was no room for it in the next layer.
+    pub fn moves_held_back(&self) -> u64 {
+        self.moves_held_back.load(Ordering::Relaxed)
     }
 
     /// Merges that were committed.
@@ -73,9 +88,14 @@ impl Totals {
         self.promotions.load(Ordering::Relaxed)
     }
 
-    /// Attempts that did not end in a commit.
+    /// Attempts of merges that did not end in a commit.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Attempts to move or expire a file that did not end in a commit.
+    pub fn move_failures(&self) -> u64 {
+        self.move_failures.load(Ordering::Relaxed)
     }
 
     /// Files that were merged into others.
