@@ -21,6 +21,7 @@ mod queues;
 mod replaced;
 mod report;
 mod scan;
+mod script_texts;
 pub mod scripts;
 mod wire;
 

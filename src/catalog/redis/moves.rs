@@ -9,7 +9,7 @@ use super::{
     keys::{self, FileQueue, FileWork, ListState},
     lease_lost,
     queues::lease_from,
-    resend,
+    resend, script_texts,
     scripts::{self, CountAs},
     wire,
 };
@@ -179,7 +179,7 @@ impl RedisCatalog {
             &nonce,
         ];
         resend(context, item.id.as_str(), || async {
-            let call = scripts::END_MOVE.call(&self.connection, context, &keys, &arguments);
+            let call = script_texts::END_MOVE.call(&self.connection, context, &keys, &arguments);
             let reply: Vec<String> = call.await?;
             scripts::commit_outcome(context, &reply)
         })
