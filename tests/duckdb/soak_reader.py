@@ -1,7 +1,7 @@
 """soak_reader.py CONFIG.json: queries a lake again and again, as any reader does, and counts what is wrong.
 
 CONFIG is {"socket", "key", "data", "acked", "rows_per_file", "grace_s", "once"}. A query takes its file list
-from Redis in one call, waits for up to half of the grace, and reads every file with DuckDB. Whatever was
+from Redis in one call, with the layer of each file ("data" has their folders), waits for up to half of the grace, and reads every file with DuckDB. Whatever was
 registered before must be there, each row once, with its value. One line of JSON for each query; ends when
 stdin does.
 """
@@ -25,13 +25,13 @@ def acked(config):
 
 def query(con, server, config):
     before = acked(config)
-    paths = [path.decode() for path in server.hkeys(config["key"])]
+    listed = server.hgetall(config["key"])
     listed_at = time.monotonic()
-    if not paths:
+    if not listed:
         return None
     if not config.get("once"):
         time.sleep(random.uniform(0, config["grace_s"] / 2))
-    files = [os.path.join(config["data"], path) for path in paths]
+    files = [os.path.join(config["data"][json.loads(entry)["layer"]], path.decode()) for path, entry in listed.items()]
     found = {"rows": 0, "lost": 0, "doubled": 0, "wrong": 0}
     try:
         rows, distinct, wrong = con.execute(

@@ -1,6 +1,9 @@
 //! Three workers, two writers, two readers, and everything that can go wrong, at random: no reader ever sees a
 //! row missing or twice, and in the end every row is there once and nothing else.
 //!
+//! Files leave the first layer for a second one: those of the first writer when they are merged, those of the
+//! second one before, so that they are merged where they went. None expires.
+//!
 //! `tests/soak --rounds N [--seed S]` runs it for long; without it, a short form runs with the other tests.
 
 use std::{
@@ -23,10 +26,10 @@ use crate::support::{
     program::Program,
     proxy::Proxy,
     redis_server::RedisServer,
-    world::{World, register},
+    world::{WRITERS_LEVELS, World, register_by},
 };
 
-const ROUNDS: u64 = 15;
+const ROUNDS: u64 = 12;
 const SEED: u64 = 20_260_724;
 const WORKERS: usize = 3;
 const WRITERS: usize = 2;
@@ -35,6 +38,13 @@ const ROWS_PER_FILE: i64 = 60;
 const GRACE_S: u64 = 8;
 /// Rows of writer n have ids from n of these on.
 const IDS_PER_WRITER: i64 = 1_000_000_000;
+/// By how writer n plans, its files are merged in the first layer, or move before they are.
+const PLANNED_BY: [(&str, &str); WRITERS] = [
+    (WRITERS_LEVELS, KEPT),
+    ("[[2,104857600,1],[2,419430400,2]]", MOVED),
+];
+const KEPT: &str = r#"{"hot":{"url":"","name":"hot","type":"fs","ttl_sec":0,"layer_to":""}}"#;
+const MOVED: &str = r#"{"hot":{"url":"","name":"hot","type":"fs","ttl_sec":1,"layer_to":"cold"}}"#;
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(180);
 
 const SETTINGS: &str = "[merge]\nlevels = [\n\
@@ -52,6 +62,7 @@ struct Tally {
     bad_weather: u64,
     merges: u64,
     promotions: u64,
+    moves: u64,
 }
 
 /// What the readers found.
@@ -93,7 +104,8 @@ struct Worker {
 impl Worker {
     fn new(world: &World, server: &Path, number: usize, seed: u64) -> Self {
         let proxy = Proxy::with_seed(server, seed);
-        let config = world.config_of(&format!("worker-{number}.toml"), &proxy.url(), SETTINGS);
+        let settings = format!("{}{SETTINGS}", world.layers);
+        let config = world.config_of(&format!("worker-{number}.toml"), &proxy.url(), &settings);
         let program = Program::start(&["run", "--config", &config]);
         Self {
             config,
@@ -114,7 +126,10 @@ impl Worker {
         let log = self.program.log();
         tally.merges += log.matches(" merged table=").count() as u64;
         tally.promotions += log.matches(" promoted table=").count() as u64;
-        assert!(!log.contains("panicked"), "{log}");
+        tally.moves += log.matches(" moved table=").count() as u64;
+        for bad in ["panicked", " expired table=", " given up"] {
+            assert!(!log.contains(bad), "{bad}: {log}");
+        }
     }
 
     fn wake(&mut self) {
@@ -160,7 +175,7 @@ fn write(
             .unwrap()
             .get_connection()
             .unwrap();
-        register(&mut redis, lake, "cpu", &name, 60);
+        register_by(&mut redis, lake, "cpu", (&name, 60), PLANNED_BY[number]);
         acked[number].fetch_add(1, Ordering::SeqCst);
         drop(open);
         let counts: Vec<String> = acked
@@ -177,7 +192,8 @@ fn write(
 /// A reader, and the file that it writes to.
 fn reader(world: &World, socket: &Path, name: &str, is_once: bool) -> Child {
     let request = json!({
-        "socket": socket, "key": "files:db:cpu:date=2024-01-15", "data": world.lake.root.join("db/cpu/data"),
+        "socket": socket, "key": "files:db:cpu:date=2024-01-15",
+        "data": {"hot": world.lake.root.join("db/cpu/data"), "cold": world.later[0].1.root.join("db/cpu/data")},
         "acked": world.folder.path().join("acked"), "rows_per_file": ROWS_PER_FILE, "grace_s": GRACE_S, "once": is_once,
     });
     let file = world.folder.path().join(format!("{name}.json"));
@@ -206,7 +222,8 @@ fn readers_never_miss_a_row_and_never_see_one_twice_whatever_happens_to_workers(
     let mut state = seed;
     let server = RedisServer::start();
     let (socket, url) = (server.socket(), server.url());
-    let mut world = World::with(Some(server), SETTINGS);
+    let later = [("cold", "")];
+    let mut world = World::layered(Some(server), SETTINGS, &later, true, WRITERS_LEVELS);
     fs::write(world.folder.path().join("acked"), "0 0").unwrap();
     let mut workers: Vec<Worker> = (0..WORKERS)
         .map(|number| Worker::new(&world, &socket, number, seed + number as u64))
@@ -274,7 +291,7 @@ fn readers_never_miss_a_row_and_never_see_one_twice_whatever_happens_to_workers(
     let rows_left = serde_json::from_str::<Value>(&text).unwrap()["rows"].as_u64();
     println!(
         "soak: {rounds} rounds in {} s, {} kills, {} stops, {} Redis restarts, {} cuts of all connections, {} spells of bad network, \
-         {} merges, {} promotions, {rows_written} rows written, {} queries ({} too late to count), {} rows checked, {} rows lost, {} rows doubled",
+         {} merges, {} promotions, {} moves, {rows_written} rows written, {} queries ({} too late to count), {} rows checked, {} rows lost, {} rows doubled",
         started.elapsed().as_secs(),
         tally.kills,
         tally.stops,
@@ -283,6 +300,7 @@ fn readers_never_miss_a_row_and_never_see_one_twice_whatever_happens_to_workers(
         tally.bad_weather,
         tally.merges,
         tally.promotions,
+        tally.moves,
         seen.queries,
         seen.late,
         seen.rows,
@@ -295,7 +313,10 @@ fn readers_never_miss_a_row_and_never_see_one_twice_whatever_happens_to_workers(
         "seed {seed}: {seen:?}"
     );
     assert_eq!(rows_left, Some(rows_written), "seed {seed}");
-    assert!(tally.merges > 0 && seen.queries > 1, "{tally:?} {seen:?}");
+    assert!(
+        tally.merges > 0 && tally.moves > 0 && seen.queries > 1,
+        "{tally:?} {seen:?}"
+    );
     world.assert_nothing_stray("soak");
 }
 
@@ -350,15 +371,15 @@ fn misfortune(
     }
 }
 
-/// Everything that was written is merged, and nothing is left of what went wrong.
+/// Everything that was written is merged and in the last layer, and nothing is left of what went wrong.
 fn settle(world: &World, workers: &mut [Worker]) {
     let deadline = Instant::now() + SETTLE_TIME_MAX;
     loop {
         let is_final = world
-            .indexed()
+            .layers_of()
             .iter()
-            .all(|name| name.ends_with(".3.parquet"));
-        if is_final && world.is_at_rest() && world.lake.leftovers("cpu").is_empty() {
+            .all(|(name, layer)| name.ends_with(".3.parquet") && layer == "cold");
+        if is_final && world.is_at_rest() && world.leftovers().is_empty() {
             return;
         }
         let logs = || {
@@ -380,7 +401,7 @@ fn settle(world: &World, workers: &mut [Worker]) {
                 .indexed()
                 .difference(&world.on_disk())
                 .collect::<Vec<_>>(),
-            world.lake.leftovers("cpu"),
+            world.leftovers(),
             logs()
         );
         std::thread::sleep(Duration::from_millis(300));

@@ -52,7 +52,8 @@ pub fn register(redis: &mut Connection, lake: &Lake, table: &str, name: &str, ro
     );
 }
 
-fn register_by(
+/// As [`register`], by these merge configurations and layers.
+pub fn register_by(
     redis: &mut Connection,
     lake: &Lake,
     table: &str,
