@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::strategy::{InputSummary, Limits, Mode, Run};
+use super::strategy::{InputSummary, Limits, Mode, Run, Written};
 
 /// Whether runs may be written to scratch so that the rest fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +26,14 @@ pub(super) fn run_bytes(run: &Run, inputs: &[InputSummary]) -> u64 {
     bytes.fold(0, u64::saturating_add)
 }
 
-/// Whether a file is open as long as the run is.
+/// Whether its input is open as long as the run is.
 fn is_file(mode: Mode) -> bool {
-    matches!(mode, Mode::Stream | Mode::Copy | Mode::Scratch { .. })
+    matches!(mode, Mode::Stream | Mode::Copy)
+}
+
+/// Pieces in which an input is written, at most: each has at least a quarter of what runs may use.
+fn pieces_max(bytes: u64, limits: Limits) -> u64 {
+    bytes / (limits.runs_bytes / 4).max(1) + 1
 }
 
 /// Goes along the keys and gives the bytes of the runs that are open together at the worst moment;
@@ -42,18 +47,26 @@ pub(super) fn fit(
 ) -> Option<u64> {
     // What opens at a key does so before others close there.
     let mut changes: Vec<(i64, bool, usize)> = Vec::with_capacity(runs.len() * 2);
-    let mut bytes_of: Vec<u64> = Vec::with_capacity(runs.len());
+    // What each takes while it is open: bytes and files.
+    let mut takes: Vec<(u64, usize)> = Vec::with_capacity(runs.len());
     for (index, run) in runs.iter_mut().enumerate() {
-        let mut bytes = run_bytes(run, inputs);
+        let bytes = run_bytes(run, inputs);
+        takes.push((bytes, usize::from(is_file(run.mode))));
         if !is_file(run.mode) && bytes > limits.runs_bytes / 2 {
-            let is_alone = run.inputs.len() == 1;
-            if may_write == MayWrite::No || !is_alone || bytes > limits.sort_bytes {
+            if may_write == MayWrite::No || run.inputs.len() > 1 {
                 return None;
             }
-            run.mode = Mode::Scratch { is_stream: false };
-            bytes = limits.scratch_bytes;
+            let (pieces, written) = if bytes <= limits.sort_bytes {
+                (1, Written::Whole)
+            } else {
+                (pieces_max(bytes, limits), Written::Pieces)
+            };
+            run.mode = Mode::Scratch(written);
+            takes[index] = (
+                pieces.saturating_mul(limits.scratch_bytes),
+                usize::try_from(pieces).unwrap_or(usize::MAX),
+            );
         }
-        bytes_of.push(bytes);
         let members = run.inputs.iter().map(|index| &inputs[*index]);
         let last = members
             .filter(|input| input.row_count > 0)
@@ -67,15 +80,16 @@ pub(super) fn fit(
     // Open runs that may be written, by what that frees.
     let mut writable: BTreeSet<(u64, usize)> = BTreeSet::new();
     for (_, closes, index) in changes {
-        let freed = bytes_of[index].saturating_sub(limits.scratch_bytes);
+        let (bytes, files) = takes[index];
+        let freed = bytes.saturating_sub(limits.scratch_bytes);
         if closes {
             writable.remove(&(freed, index));
-            open_bytes = open_bytes.saturating_sub(bytes_of[index]);
-            open_files -= usize::from(is_file(runs[index].mode));
+            open_bytes = open_bytes.saturating_sub(bytes);
+            open_files -= files;
             continue;
         }
-        open_bytes = open_bytes.saturating_add(bytes_of[index]);
-        open_files += usize::from(is_file(runs[index].mode));
+        open_bytes = open_bytes.saturating_add(bytes);
+        open_files = files.saturating_add(open_files);
         // Rows of several inputs would lose which of them came first.
         let is_alone = runs[index].inputs.len() == 1;
         if is_alone && freed > 0 && matches!(runs[index].mode, Mode::Stream | Mode::Memory) {
@@ -84,8 +98,12 @@ pub(super) fn fit(
         while open_bytes > limits.runs_bytes && may_write == MayWrite::Yes {
             let (freed, largest) = writable.pop_last()?;
             let is_stream = runs[largest].mode == Mode::Stream;
-            runs[largest].mode = Mode::Scratch { is_stream };
-            bytes_of[largest] -= freed;
+            runs[largest].mode = Mode::Scratch(if is_stream {
+                Written::Stream
+            } else {
+                Written::Whole
+            });
+            takes[largest] = (limits.scratch_bytes, 1);
             open_bytes -= freed;
             open_files += usize::from(!is_stream);
         }
@@ -129,7 +147,7 @@ mod tests {
     }
 
     fn written(runs: &[Run]) -> Vec<usize> {
-        let is_written = |run: &Run| matches!(run.mode, Mode::Scratch { .. });
+        let is_written = |run: &Run| matches!(run.mode, Mode::Scratch(_));
         let runs = runs.iter().enumerate();
         runs.filter(|(_, run)| is_written(run))
             .map(|(i, _)| i)
@@ -145,7 +163,7 @@ mod tests {
         assert!(written(&memory).is_empty());
         let peak = fit(&mut memory, &inputs, LIMITS, MayWrite::Yes);
         assert_eq!((peak, written(&memory)), (Some(85), vec![2, 5]));
-        assert_eq!(memory[2].mode, Mode::Scratch { is_stream: false });
+        assert_eq!(memory[2].mode, Mode::Scratch(Written::Whole));
     }
 
     #[test]
@@ -163,7 +181,9 @@ mod tests {
                 MayWrite::Yes,
             )
         };
-        assert_eq!([fits(50), fits(60), fits(61)], [Some(50), Some(5), None]);
+        assert_eq!([fits(50), fits(60)], [Some(50), Some(5)]);
+        // In pieces, as long as their files may be open together.
+        assert_eq!([fits(61), fits(100)], [Some(15), None]);
     }
 
     #[test]

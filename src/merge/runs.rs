@@ -19,7 +19,7 @@ use super::{
     order::{Cursor, Source, merge_runs},
     race::Rank,
     spill::{SpillWriter, SpilledRun},
-    strategy::{Mode, Plan, Run},
+    strategy::{Mode, Plan, Run, Written},
 };
 
 /// Runs of a merge, and how many were written to scratch on the way.
@@ -49,7 +49,8 @@ pub(super) fn make_runs<'a, K: KeySpace>(
     };
     let mut in_scratch = write_to_scratch(context, space, plan)?;
     for run in &plan.runs {
-        let bound = run.first_key.and_then(|key| space.bound(key));
+        let first_key = run.first_key;
+        let bound = first_key.and_then(|key| space.bound(key));
         let Some(&first) = run.inputs.first() else {
             continue;
         };
@@ -73,14 +74,17 @@ pub(super) fn make_runs<'a, K: KeySpace>(
                 let source = Source::UnopenedInputs(run.inputs.clone(), ahead);
                 made.cursors.push(Cursor::waiting(source, bound, rank));
             }
-            Mode::Scratch { .. } => {
+            Mode::Scratch(_) => {
                 let Some(written) = in_scratch.pop_front() else {
                     let reason = "a run in scratch is missing".to_owned();
                     return Err(context.invariant("ROWS-KEPT", reason).into());
                 };
-                made.spilled_run_count += 1;
-                let source = Source::UnopenedSpill(written, Some(first));
-                made.cursors.push(Cursor::waiting(source, bound, rank));
+                for (run, rank) in written {
+                    made.spilled_run_count += 1;
+                    let source = Source::UnopenedSpill(run, Some(first));
+                    let bound = first_key.and_then(|key| space.bound(key));
+                    made.cursors.push(Cursor::waiting(source, bound, rank));
+                }
             }
             Mode::Spill => {
                 let group = spill(context, space, &run.inputs, plan.runs.len() == 1)?;
@@ -106,28 +110,31 @@ pub(super) fn make_runs<'a, K: KeySpace>(
 }
 
 /// Writes the runs that are to be read from scratch, two at a time: each takes no more than half
-/// of the memory. Gives them in the order of the plan.
+/// of the memory. Gives them in the order of the plan, each as one run or as its pieces.
 fn write_to_scratch<K: KeySpace>(
     context: &Context<'_>,
     space: &K,
     plan: &Plan,
-) -> Result<VecDeque<SpilledRun>, Stop> {
+) -> Result<VecDeque<Vec<(SpilledRun, Rank)>>, Stop> {
     let wanted = plan.runs.iter().filter_map(|run| match run.mode {
-        Mode::Scratch { is_stream } => Some((run, is_stream)),
+        Mode::Scratch(written) => Some((run, written)),
         _ => None,
     });
     let wanted: Vec<_> = wanted.collect();
-    let write = |(run, is_stream): &(&Run, bool)| {
+    let write = |(run, written): &(&Run, Written)| {
         let first = run.inputs.first().copied().unwrap_or(0);
-        let source = if *is_stream {
-            Source::UnopenedStream(first)
-        } else {
-            let alone = Arc::new(Ahead::new(Vec::new(), 0));
-            Source::UnopenedInputs(run.inputs.clone(), alone)
+        let source = match written {
+            Written::Stream => Source::UnopenedStream(first),
+            Written::Whole => {
+                let alone = Arc::new(Ahead::new(Vec::new(), 0));
+                Source::UnopenedInputs(run.inputs.clone(), alone)
+            }
+            Written::Pieces => return Ok(spill(context, space, &run.inputs, false)?.spilled),
         };
         let bound = run.first_key.and_then(|key| space.bound(key));
-        let cursor = Cursor::waiting(source, bound, Rank::of_part(first));
-        write_run(context, space, vec![cursor])
+        let rank = Rank::of_part(first);
+        let cursor = Cursor::waiting(source, bound, rank);
+        Ok::<_, Stop>(vec![(write_run(context, space, vec![cursor])?, rank)])
     };
     // Results in the order of `wanted`; whoever is free takes the next one.
     let (next, is_failed) = (AtomicUsize::new(0), AtomicBool::new(false));

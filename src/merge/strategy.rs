@@ -44,12 +44,20 @@ pub(super) enum Mode {
     Memory,
     /// One input, which would be too much beside the others: brought into order and written to
     /// scratch before the merge begins, then read batch by batch.
-    Scratch {
-        /// It is read as a stream, not sorted in memory.
-        is_stream: bool,
-    },
+    Scratch(Written),
     /// Sorted in pieces of what memory holds, which go through scratch.
     Spill,
+}
+
+/// How an input is brought into order on its way to scratch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// It is in order.
+    Stream,
+    /// Sorted as a whole.
+    Whole,
+    /// Sorted in pieces of what memory holds, each a run of its own.
+    Pieces,
 }
 
 /// Inputs that are handled together.
@@ -279,9 +287,9 @@ mod tests {
 
     #[test]
     fn sorted_inputs_are_streamed_between_runs_that_are_spilled() {
-        // Too large to be sorted as wholes.
+        // Too many to be read from scratch one by one.
         let large = InputSummary {
-            decoded_bytes: 501,
+            decoded_bytes: 5_001,
             ..small(0, 9)
         };
         let sorted = sorted(0, 9);
@@ -353,7 +361,7 @@ mod tests {
         };
         let found = modes(&[unknown.clone(), unknown.clone(), unknown.clone(), unknown]);
         let found: Vec<_> = found.into_iter().map(|(_, mode)| mode).collect();
-        let written = Mode::Scratch { is_stream: false };
+        let written = Mode::Scratch(Written::Whole);
         assert_eq!(found, [Mode::Memory, Mode::Memory, Mode::Memory, written]);
     }
 
@@ -384,7 +392,7 @@ mod tests {
     #[test]
     fn an_input_larger_than_memory_goes_through_scratch() {
         let large = InputSummary {
-            decoded_bytes: 600,
+            decoded_bytes: 60_000,
             ..small(0, 9)
         };
         assert_eq!(modes(&[large]), [(vec![0], Mode::Spill)]);
