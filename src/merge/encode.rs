@@ -2,7 +2,6 @@
 //! whenever it is ahead, so neither waits for the other.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -20,8 +19,8 @@ use super::{
     ColumnBounds,
     bounds::BoundsOf,
     flat::{FlatChunk, FlatColumn, Packer, Tools},
-    gather::Gathered,
     guard::guarded,
+    queue::{State, Task, Work},
 };
 
 /// The second thread, which ends with this.
@@ -88,115 +87,6 @@ pub(super) enum ColumnChunk {
     Arrow(Box<ArrowColumnChunk>),
 }
 
-/// The queue.
-pub(super) struct State {
-    /// Oldest first. Each column takes its jobs in this order, whatever the others do.
-    pub(super) jobs: VecDeque<Job>,
-    /// Jobs that are done and gone.
-    jobs_gone: u64,
-    columns: Vec<Progress>,
-    error: Option<String>,
-    is_stopped: bool,
-}
-
-/// How far a column is.
-#[derive(Clone, Copy, Default)]
-struct Progress {
-    /// Its jobs that are done.
-    jobs_done: u64,
-    is_busy: bool,
-    /// Somebody compresses its pages.
-    is_packing: bool,
-}
-
-/// What a thread does at a time.
-enum Task {
-    /// A column's next job.
-    Job(Work, usize),
-    /// Compressing a page of a column.
-    Pack(usize),
-}
-
-/// Work, and how much of it is done.
-pub(super) struct Job {
-    work: Work,
-    done_count: usize,
-}
-
-impl Job {
-    /// Bytes that the job waits with.
-    pub(super) fn size_bytes(&self) -> u64 {
-        match &self.work {
-            Work::Encode { rows, .. } => rows.size_bytes(),
-            Work::Close => 0,
-        }
-    }
-}
-
-impl State {
-    /// Whether a row group is still being closed.
-    pub(super) fn is_closing(&self) -> bool {
-        self.jobs.iter().any(|job| matches!(job.work, Work::Close))
-    }
-
-    /// The oldest work that a column can do now. `has_pages`: whether a column has pages that wait
-    /// to be compressed.
-    fn take_task(&mut self, has_pages: impl Fn(usize) -> bool) -> Option<Task> {
-        let waiting = self.jobs_gone + self.jobs.len() as u64;
-        let columns = self.columns.iter().enumerate();
-        // A column that somebody works at would have to compress itself.
-        let mut behind = columns.clone();
-        let packing = behind
-            .find(|(index, column)| column.is_busy && !column.is_packing && has_pages(*index));
-        if let Some((index, _)) = packing {
-            self.columns[index].is_packing = true;
-            return Some(Task::Pack(index));
-        }
-        let ready = columns.filter(|(_, column)| !column.is_busy && column.jobs_done < waiting);
-        let (index, column) = ready.min_by_key(|(_, column)| column.jobs_done)?;
-        let job = usize::try_from(column.jobs_done - self.jobs_gone).ok()?;
-        let work = self.jobs.get(job)?.work.clone();
-        self.columns[index].is_busy = true;
-        Some(Task::Job(work, index))
-    }
-
-    /// A column's oldest job is done. Tells whether anybody may have waited for that.
-    fn end_task(&mut self, index: usize) -> bool {
-        let column_count = self.columns.len();
-        let column = &mut self.columns[index];
-        let job = usize::try_from(column.jobs_done - self.jobs_gone).unwrap_or(usize::MAX);
-        column.jobs_done += 1;
-        column.is_busy = false;
-        // Whoever sleeps may take the column's next job.
-        let has_more = column.jobs_done < self.jobs_gone + self.jobs.len() as u64;
-        if let Some(job) = self.jobs.get_mut(job) {
-            job.done_count += 1;
-        }
-        let mut is_gone = false;
-        while self
-            .jobs
-            .front()
-            .is_some_and(|job| job.done_count == column_count)
-        {
-            self.jobs.pop_front();
-            self.jobs_gone += 1;
-            is_gone = true;
-        }
-        has_more || is_gone
-    }
-}
-
-/// What is to be done with every column.
-#[derive(Clone)]
-pub(super) enum Work {
-    Encode {
-        rows: Arc<Gathered>,
-        start: usize,
-        count: usize,
-    },
-    Close,
-}
-
 impl Encoder {
     /// An encoder without a row group. `flat`: the columns that have a writer of ours.
     pub(super) fn new(
@@ -224,13 +114,7 @@ impl Encoder {
                 .map(|_| AtomicUsize::new(0))
                 .collect(),
             tools: Mutex::new(Vec::new()),
-            state: Mutex::new(State {
-                jobs: VecDeque::new(),
-                jobs_gone: 0,
-                columns: vec![Progress::default(); schema.fields().len()],
-                error: None,
-                is_stopped: false,
-            }),
+            state: Mutex::new(State::new(schema.fields().len())),
             changed: Condvar::new(),
         }
     }
@@ -267,10 +151,7 @@ impl Encoder {
 
     /// Queues work for all columns.
     pub(super) fn submit(&self, work: Work) {
-        self.state().jobs.push_back(Job {
-            work,
-            done_count: 0,
-        });
+        self.state().submit(work);
         self.changed.notify_all();
     }
 
@@ -379,7 +260,7 @@ impl Encoder {
                         self.changed.notify_all();
                     }
                 }
-                Ok(()) => state.columns[index].is_packing = false,
+                Ok(()) => state.end_packing(index),
             }
         }
     }

@@ -12,6 +12,7 @@ mod bounds;
 mod checker;
 mod chunks;
 mod context;
+mod cursor;
 mod decode;
 mod dedup;
 mod delta;
@@ -37,6 +38,8 @@ mod output_file;
 mod page_check;
 mod pages;
 mod peak;
+mod properties;
+mod queue;
 mod race;
 mod raw_copy;
 mod request;
@@ -114,7 +117,7 @@ pub fn merge_files(
         row_bytes = row_bytes.max(footers::stored_row_bytes(footer.metadata()));
     }
     let shares = shares.for_rows(row_bytes, request.options.row_group_rows);
-    let properties = writer::properties(
+    let properties = properties::properties(
         &request.output,
         &united,
         &request.options,

@@ -25,10 +25,10 @@ use super::{
     footers::{self, GroupKeys},
     inputs::Input,
     keys::ordered_integers,
+    properties::{has_bloom_filter, parquet_compression},
     scan::scan_groups,
     schema::UnitedSchema,
     strategy::InputSummary,
-    writer::{has_bloom_filter, parquet_compression},
 };
 
 /// Consecutive row groups of one input that are handled together.
