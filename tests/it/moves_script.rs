@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use gigamerge::catalog::redis::scripts;
 use redis::{Commands, Connection, RedisResult};
 use serde_json::{Value, json};
 
-use crate::support::redis_server::RedisServer;
+use crate::support::redis_server::{RedisServer, call};
 
 const DIR: &str = "date=2024-01-15/hour=14";
 const LEVELS: &str = "[[600,1000,1]]";
@@ -14,24 +13,6 @@ const LAYERS: &str = r#"{"hot":{"ttl_sec":60,"layer_to":"warm"},"warm":{"ttl_sec
 const FILES: &str = "files:d:t:date=2024-01-15";
 const PROCESSING: &str = "move:d:t:hot:w:processing";
 const KEYS: [&str; 4] = ["d", "t", "hot", "w"];
-
-fn call<T: redis::FromRedisValue>(
-    redis: &mut Connection,
-    name: &str,
-    keys: &[&str],
-    arguments: &[&str],
-) -> RedisResult<T> {
-    let script = scripts::all()
-        .into_iter()
-        .find(|script| script.name == name)
-        .unwrap();
-    redis::cmd("EVAL")
-        .arg(script.text)
-        .arg(keys.len())
-        .arg(keys)
-        .arg(arguments)
-        .query(redis)
-}
 
 fn path(name: &str) -> String {
     format!("{DIR}/{name}.parquet")

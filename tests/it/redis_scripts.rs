@@ -4,15 +4,16 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use gigamerge::{
-    catalog::{
-        Catalog, CommitOutcome, EntryFilter, MergeCommit, redis::RedisCatalog, redis::scripts,
-    },
+    catalog::{Catalog, CommitOutcome, EntryFilter, MergeCommit, redis::RedisCatalog},
     model::Iteration,
 };
-use redis::{Connection, FromRedisValue, RedisResult};
+use redis::{Connection, RedisResult};
 use serde_json::{Value, json};
 
-use crate::{catalog_suite::policy, support::redis_server::RedisServer};
+use crate::{
+    catalog_suite::policy,
+    support::redis_server::{RedisServer, call},
+};
 
 const DIR: &str = "date=2024-01-15/hour=14";
 const LEVELS: &str = "[[0,1000,1],[0,1000,2]]";
@@ -21,24 +22,6 @@ const IDLE: &str = "merge:d:t:1:date=2024-01-15/hour=14:l1::idle";
 const PROCESSING: &str = "merge:d:t:1:date=2024-01-15/hour=14:l1::processing";
 const FAILED: &str = "merge:d:t:1:date=2024-01-15/hour=14:l1::failed";
 const QUEUE: [&str; 6] = ["merge", "d", "t", "1:date=2024-01-15/hour=14", "l1", ""];
-
-fn call<T: FromRedisValue>(
-    connection: &mut Connection,
-    name: &str,
-    keys: &[&str],
-    arguments: &[&str],
-) -> RedisResult<T> {
-    let script = scripts::all()
-        .into_iter()
-        .find(|script| script.name == name)
-        .unwrap();
-    redis::cmd("EVAL")
-        .arg(script.text)
-        .arg(keys.len())
-        .arg(keys)
-        .arg(arguments)
-        .query(connection)
-}
 
 fn patch(connection: &mut Connection, entries: &[Value]) -> RedisResult<i64> {
     let texts: Vec<String> = entries.iter().map(Value::to_string).collect();

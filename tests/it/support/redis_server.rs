@@ -116,3 +116,22 @@ impl Drop for RedisServer {
         self.kill();
     }
 }
+
+/// Calls a script by its name, as any client would.
+pub fn call<T: redis::FromRedisValue>(
+    connection: &mut redis::Connection,
+    name: &str,
+    keys: &[&str],
+    arguments: &[&str],
+) -> redis::RedisResult<T> {
+    let script = gigamerge::catalog::redis::scripts::all()
+        .into_iter()
+        .find(|script| script.name == name)
+        .unwrap();
+    redis::cmd("EVAL")
+        .arg(script.text)
+        .arg(keys.len())
+        .arg(keys)
+        .arg(arguments)
+        .query(connection)
+}
