@@ -2,6 +2,7 @@
 //! have work while the first rows are read and whenever writing is quicker than reading.
 
 use std::{
+    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
@@ -14,8 +15,10 @@ use super::{
 
 /// Runs that are loaded, in the order in which their turn comes.
 pub(super) struct Ahead<K: KeySpace> {
-    /// The inputs of each run.
+    /// The parts of each run.
     runs: Vec<Vec<usize>>,
+    /// The place of a run by its first part.
+    place_of: HashMap<usize, usize>,
     /// Runs that may be in memory before their turn.
     early_max: usize,
     state: Mutex<State<K>>,
@@ -24,6 +27,10 @@ pub(super) struct Ahead<K: KeySpace> {
 
 struct State<K: KeySpace> {
     runs: Vec<Progress<K>>,
+    /// None of the runs ahead of this one waits.
+    first_waiting: usize,
+    /// Runs that are being loaded or are ready.
+    early_count: usize,
     is_stopped: bool,
 }
 
@@ -48,11 +55,16 @@ impl<K: KeySpace> Ahead<K> {
     /// Nothing is loaded yet. `early_max`: runs that may be in memory before their turn.
     pub(super) fn new(runs: Vec<Vec<usize>>, early_max: usize) -> Self {
         let waiting = runs.iter().map(|_| Progress::Waiting).collect();
+        let places = runs.iter().enumerate();
+        let place_of = places.filter_map(|(place, run)| Some((*run.first()?, place)));
         Self {
+            place_of: place_of.collect(),
             runs,
             early_max,
             state: Mutex::new(State {
                 runs: waiting,
+                first_waiting: 0,
+                early_count: 0,
                 is_stopped: false,
             }),
             changed: Condvar::new(),
@@ -71,13 +83,15 @@ impl<K: KeySpace> Ahead<K> {
         space: &K,
         parts: &[usize],
     ) -> Result<SortedRows<K>, Stop> {
-        let Some(own) = self.runs.iter().position(|run| run == parts) else {
+        let own = parts.first().and_then(|first| self.place_of.get(first));
+        let Some(&own) = own.filter(|own| self.runs[**own] == parts) else {
             return load_sorted(context, space, parts);
         };
         let mut state = self.state();
         loop {
             match std::mem::replace(&mut state.runs[own], Progress::Taken) {
                 Progress::Ready(rows) => {
+                    state.early_count -= 1;
                     self.changed.notify_all();
                     return *rows;
                 }
@@ -92,7 +106,7 @@ impl<K: KeySpace> Ahead<K> {
                 }
             }
             // Somebody is at it: meanwhile the next one can be loaded.
-            state = match self.next(&state) {
+            state = match self.next(&mut state) {
                 Some(next) => self.load(state, next, context, space),
                 None => self.wait(state),
             };
@@ -103,7 +117,7 @@ impl<K: KeySpace> Ahead<K> {
     pub(super) fn load_until_stopped(&self, context: &Context<'_>, space: &K) {
         let mut state = self.state();
         while !state.is_stopped {
-            state = match self.next(&state) {
+            state = match self.next(&mut state) {
                 Some(next) => self.load(state, next, context, space),
                 None => self.wait(state),
             };
@@ -111,13 +125,14 @@ impl<K: KeySpace> Ahead<K> {
     }
 
     /// The run to load next, if there is room for one.
-    fn next(&self, state: &State<K>) -> Option<usize> {
-        let is_early = |run: &&Progress<K>| matches!(run, Progress::Loading | Progress::Ready(_));
-        if state.is_stopped || state.runs.iter().filter(is_early).count() >= self.early_max {
+    fn next(&self, state: &mut State<K>) -> Option<usize> {
+        if state.is_stopped || state.early_count >= self.early_max {
             return None;
         }
-        let mut runs = state.runs.iter();
-        runs.position(|run| matches!(run, Progress::Waiting))
+        let done = state.runs.iter().skip(state.first_waiting);
+        let done = done.take_while(|run| !matches!(run, Progress::Waiting));
+        state.first_waiting += done.count();
+        (state.first_waiting < state.runs.len()).then_some(state.first_waiting)
     }
 
     fn load<'a>(
@@ -128,6 +143,7 @@ impl<K: KeySpace> Ahead<K> {
         space: &K,
     ) -> MutexGuard<'a, State<K>> {
         state.runs[run] = Progress::Loading;
+        state.early_count += 1;
         drop(state);
         // Somebody may be waiting, so that a panic must not end this thread.
         let load = || load_sorted(context, space, &self.runs[run]);

@@ -294,8 +294,8 @@ impl Encoder {
                 }
                 match (&mut column.writer, &array) {
                     (ColumnWriter::Flat(flat, _), _) => {
-                        let (arrays, picks) = rows.pieces(index, *start, *count);
-                        flat.write(&arrays, &picks, tools)?;
+                        let (arrays, wanted) = rows.pieces(index, *start, *count);
+                        flat.write(&arrays, &wanted, tools)?;
                         flat.memory_bytes()
                     }
                     (ColumnWriter::Arrow(writers, _), Some(array)) => {

@@ -64,6 +64,7 @@ fn group_ranges(footer: &ArrowReaderMetadata, column: &str) -> Option<GroupRange
 pub(super) struct GroupKeys {
     /// Its place in the file.
     pub(super) index: usize,
+    pub(super) row_count: u64,
     pub(super) first: i64,
     pub(super) last: i64,
     pub(super) may_have_nulls: bool,
@@ -106,6 +107,7 @@ pub(super) fn group_keys(
             ranges.null_counts.is_null(index) || ranges.null_counts.value(index) > 0;
         groups.push(GroupKeys {
             index,
+            row_count: u64::try_from(group.num_rows()).unwrap_or(0),
             first,
             last,
             may_have_nulls,

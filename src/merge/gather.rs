@@ -3,24 +3,17 @@
 use std::{borrow::Cow, sync::OnceLock};
 
 use arrow::{
-    array::{Array, ArrayData, ArrayRef, BooleanBufferBuilder, RecordBatch, make_array},
+    array::{Array, ArrayData, ArrayRef, RecordBatch, make_array},
     buffer::{Buffer, NullBuffer},
     compute::{concat, interleave},
     datatypes::ArrowNativeType,
 };
 
-use super::{flat::words, keys::RowRef};
-
-/// Consecutive rows of one batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pick {
-    /// The batch, as the output batch counts.
-    pub(super) slot: u32,
-    /// The first row there.
-    pub(super) row: u32,
-    /// Rows.
-    pub(super) count: u32,
-}
+use super::{
+    flat::words,
+    keys::RowRef,
+    picks::{Pick, Rows, are_scattered, copy_nulls, copy_words, cut, fetch_nulls, fetch_words},
+};
 
 /// From this many rows a piece on, pieces are copied as wholes.
 const COPY_PIECE_ROWS: usize = 16;
@@ -36,7 +29,7 @@ pub(super) struct Gathered {
     /// Columns that were copied already.
     copied: Vec<(usize, ArrayRef)>,
     /// The picks row by row, made for the first column that needs them.
-    rows: OnceLock<Vec<(usize, usize)>>,
+    rows: OnceLock<Vec<RowRef>>,
 }
 
 impl Gathered {
@@ -58,7 +51,7 @@ impl Gathered {
 
     /// Appends consecutive rows of a batch. Batches have far fewer rows than `u32` counts.
     pub(super) fn add_rows(&mut self, slot: u32, row: usize, count: usize, row_bytes: u64) {
-        let added = pick(slot, row, count);
+        let added = Pick::new(slot, row, count);
         self.row_count += count;
         self.size_bytes += row_bytes * count as u64;
         if let Some(last) = self.picks.last_mut()
@@ -71,27 +64,43 @@ impl Gathered {
         self.picks.push(added);
     }
 
-    /// One column of some rows where it is: arrays, and which rows of them follow one another.
+    /// One column of some rows where it is: arrays, and which rows of them.
     pub(super) fn pieces(
         &self,
         index: usize,
         start: usize,
         count: usize,
-    ) -> (Vec<ArrayRef>, Cow<'_, [Pick]>) {
+    ) -> (Vec<ArrayRef>, Rows<'_>) {
         if let Some((_, column)) = self.copied.iter().find(|(copied, _)| *copied == index) {
-            let pick = pick(0, start, count);
-            return (vec![ArrayRef::clone(column)], Cow::Owned(vec![pick]));
+            let pick = Pick::new(0, start, count);
+            let picks = Rows::Runs(Cow::Owned(vec![pick]));
+            return (vec![ArrayRef::clone(column)], picks);
         }
-        let columns = self
-            .batches
-            .iter()
-            .map(|batch| ArrayRef::clone(batch.column(index)));
-        let picks = if start == 0 && count == self.row_count {
-            Cow::Borrowed(&self.picks[..])
+        let columns = self.batches.iter();
+        let columns = columns.map(|batch| ArrayRef::clone(batch.column(index)));
+        let rows = if self.is_scattered() {
+            Rows::Scattered(&self.rows()[start..start + count])
+        } else if start == 0 && count == self.row_count {
+            Rows::Runs(Cow::Borrowed(&self.picks[..]))
         } else {
-            Cow::Owned(cut(&self.picks, start, count))
+            Rows::Runs(Cow::Owned(cut(&self.picks, start, count)))
         };
-        (columns.collect(), picks)
+        (columns.collect(), rows)
+    }
+
+    fn is_scattered(&self) -> bool {
+        are_scattered(self.row_count, self.picks.len())
+    }
+
+    /// The picks row by row.
+    fn rows(&self) -> &[RowRef] {
+        self.rows.get_or_init(|| {
+            let mut rows = Vec::with_capacity(self.row_count);
+            for pick in &self.picks {
+                rows.extend(pick.rows());
+            }
+            rows
+        })
     }
 
     /// The rows for which `kept` is set.
@@ -139,11 +148,17 @@ impl Gathered {
         if let [only] = &self.picks[..] {
             return Ok(piece(only));
         }
-        let columns = || self.batches.iter().map(|batch| batch.column(index));
-        if let Some(gathered) = gather_words(columns(), self.row_count, || {
-            let rows = self.picks.iter();
-            rows.map(|pick| (pick.slot as usize, pick.row as usize, pick.count as usize))
-        }) {
+        let columns: Vec<&dyn Array> = self
+            .batches
+            .iter()
+            .map(|batch| batch.column(index).as_ref())
+            .collect();
+        let rows = if self.is_scattered() {
+            Rows::Scattered(self.rows())
+        } else {
+            Rows::Runs(Cow::Borrowed(&self.picks))
+        };
+        if let Some(gathered) = gather_words(&columns, self.row_count, &rows) {
             return gathered;
         }
         if self.row_count >= self.picks.len() * COPY_PIECE_ROWS {
@@ -151,19 +166,7 @@ impl Gathered {
             let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
             return concat(&pieces).map_err(|e| e.to_string());
         }
-        let columns: Vec<&dyn Array> = self
-            .batches
-            .iter()
-            .map(|batch| batch.column(index).as_ref())
-            .collect();
-        let rows = self.rows.get_or_init(|| {
-            let mut rows = Vec::with_capacity(self.row_count);
-            for pick in &self.picks {
-                rows.extend((0..pick.count).map(|i| (pick.slot as usize, (pick.row + i) as usize)));
-            }
-            rows
-        });
-        interleave(&columns, rows).map_err(|e| e.to_string())
+        interleave(&columns, &in_words(self.rows())).map_err(|e| e.to_string())
     }
 
     /// Keeps a column that was copied, for whoever asks next.
@@ -174,45 +177,40 @@ impl Gathered {
 
 /// The rows of some arrays in another order.
 pub(super) fn permute(chunks: &[ArrayRef], order: &[RowRef]) -> Result<ArrayRef, String> {
-    let rows = || {
-        let rows = order.iter();
-        rows.map(|at| (at.batch as usize, at.row as usize, 1))
-    };
-    if let Some(gathered) = gather_words(chunks.iter(), order.len(), rows) {
+    let columns: Vec<&dyn Array> = chunks.iter().map(AsRef::as_ref).collect();
+    if let Some(gathered) = gather_words(&columns, order.len(), &Rows::Scattered(order)) {
         return gathered;
     }
-    let columns: Vec<&dyn Array> = chunks.iter().map(AsRef::as_ref).collect();
-    let rows: Vec<_> = rows().map(|(chunk, row, _)| (chunk, row)).collect();
-    interleave(&columns, &rows).map_err(|e| e.to_string())
+    interleave(&columns, &in_words(order)).map_err(|e| e.to_string())
 }
 
-/// Copies rows of arrays whose values are words; `None` for other arrays. `rows`: the array,
-/// the first row there and how many follow.
-fn gather_words<'a, I: Iterator<Item = (usize, usize, usize)>>(
-    arrays: impl Iterator<Item = &'a ArrayRef> + Clone,
+/// Rows as Arrow names them.
+fn in_words(rows: &[RowRef]) -> Vec<(usize, usize)> {
+    let rows = rows.iter();
+    rows.map(|at| (at.batch as usize, at.row as usize))
+        .collect()
+}
+
+/// Copies rows of arrays whose values are words; `None` for other arrays.
+fn gather_words(
+    arrays: &[&dyn Array],
     row_count: usize,
-    rows: impl Fn() -> I,
+    rows: &Rows<'_>,
 ) -> Option<Result<ArrayRef, String>> {
-    let data_type = arrays.clone().next()?.data_type().clone();
+    let data_type = arrays.first()?.data_type().clone();
     let buffer = match data_type.primitive_width()? {
-        8 => gather_values::<u64, _>(arrays.clone(), row_count, rows())?,
-        4 => gather_values::<u32, _>(arrays.clone(), row_count, rows())?,
+        8 => gather_values::<u64>(arrays, row_count, rows)?,
+        4 => gather_values::<u32>(arrays, row_count, rows)?,
         _ => return None,
     };
     let nulls: Vec<Option<&NullBuffer>> = arrays
+        .iter()
         .map(|array| array.nulls().filter(|nulls| nulls.null_count() > 0))
         .collect();
-    let nulls = nulls.iter().any(Option::is_some).then(|| {
-        let mut valid = BooleanBufferBuilder::new(row_count);
-        for (slot, row, count) in rows() {
-            match nulls[slot] {
-                None => valid.append_n(count, true),
-                Some(nulls) if count == 1 => valid.append(nulls.is_valid(row)),
-                Some(nulls) => valid.append_buffer(&nulls.inner().slice(row, count)),
-            }
-        }
-        NullBuffer::new(valid.finish())
-    });
+    let nulls = match rows {
+        Rows::Runs(picks) => copy_nulls(&nulls, picks, row_count),
+        Rows::Scattered(rows) => fetch_nulls(&nulls, rows),
+    };
     let data = ArrayData::builder(data_type)
         .len(row_count)
         .add_buffer(buffer)
@@ -221,52 +219,19 @@ fn gather_words<'a, I: Iterator<Item = (usize, usize, usize)>>(
     Some(data.map(make_array).map_err(|e| e.to_string()))
 }
 
-fn gather_values<'a, T: ArrowNativeType, I: Iterator<Item = (usize, usize, usize)>>(
-    arrays: impl Iterator<Item = &'a ArrayRef>,
+fn gather_values<T: ArrowNativeType>(
+    arrays: &[&dyn Array],
     row_count: usize,
-    rows: I,
+    rows: &Rows<'_>,
 ) -> Option<Buffer> {
-    let slices: Vec<&[T]> = arrays
-        .map(|array| words::<T>(array.as_ref()))
-        .collect::<Option<_>>()?;
+    let slices = arrays.iter().map(|array| words::<T>(*array));
+    let slices: Vec<&[T]> = slices.collect::<Option<_>>()?;
     let mut values = Vec::with_capacity(row_count);
-    for (slot, row, count) in rows {
-        if count == 1 {
-            values.push(slices[slot][row]);
-        } else {
-            values.extend_from_slice(&slices[slot][row..row + count]);
-        }
+    match rows {
+        Rows::Runs(picks) => copy_words(&slices, picks, &mut values),
+        Rows::Scattered(rows) => fetch_words(&slices, rows, &mut values),
     }
     Some(Buffer::from_vec(values))
-}
-
-fn pick(slot: u32, row: usize, count: usize) -> Pick {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "neither batches nor output batches have more rows than 32 bits count"
-    )]
-    let (row, count) = (row as u32, count as u32);
-    Pick { slot, row, count }
-}
-
-/// The picks of `count` rows from `start` on.
-fn cut(picks: &[Pick], start: usize, count: usize) -> Vec<Pick> {
-    let (mut skip, mut left) = (start, count);
-    let mut found = Vec::new();
-    for whole in picks {
-        let rows = whole.count as usize;
-        if left == 0 {
-            break;
-        }
-        if skip >= rows {
-            skip -= rows;
-            continue;
-        }
-        let taken = (rows - skip).min(left);
-        found.push(pick(whole.slot, whole.row as usize + skip, taken));
-        (skip, left) = (0, left - taken);
-    }
-    found
 }
 
 #[cfg(test)]
@@ -298,14 +263,5 @@ mod tests {
         let kept = rows.keep_only(&[true, false, true, false, true]);
         assert_eq!((kept.row_count(), kept.size_bytes()), (3, 24));
         assert_eq!(values(kept.column(0).unwrap()), [1, 3, 11]);
-    }
-
-    #[test]
-    fn cut_picks_hold_the_rows_between() {
-        let picks = [pick(0, 10, 3), pick(1, 0, 5), pick(0, 13, 2)];
-        assert_eq!(cut(&picks, 0, 10), picks);
-        assert_eq!(cut(&picks, 2, 3), [pick(0, 12, 1), pick(1, 0, 2)]);
-        assert_eq!(cut(&picks, 3, 5), [pick(1, 0, 5)]);
-        assert_eq!(cut(&picks, 9, 1), [pick(0, 14, 1)]);
     }
 }

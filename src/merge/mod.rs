@@ -33,11 +33,13 @@ mod intervals;
 mod keys;
 mod load;
 mod loser_tree;
+mod nearly_sorted;
 mod order;
 mod output_file;
 mod page_check;
 mod pages;
 mod peak;
+mod picks;
 mod properties;
 mod queue;
 mod race;
@@ -146,9 +148,9 @@ pub fn merge_files(
                 // What is not decoded may hold rows with the same key.
                 let key_type = order.first_type.as_ref();
                 let copy_key = key_type.filter(|_| request.options.dedup.is_none());
-                merge_trusting(&mut context, space, summaries, copy_key)
+                merge_trusting(&mut context, space, summaries, (key_type, copy_key))
             }
-            Keys::Rows(space) => merge_trusting(&mut context, space, summaries, None),
+            Keys::Rows(space) => merge_trusting(&mut context, space, summaries, (None, None)),
         };
         match merged {
             Ok(merged) => break merged,
@@ -268,12 +270,13 @@ struct Merged {
 }
 
 /// Merges by what footers say; starts again, believing less, when one turns out to lie.
-/// Row groups are copied where the key is one integer, of type `copy_key`.
+/// Where the key is one integer, of type `int_key`, nearly sorted inputs are cut; and row groups
+/// are copied if there is a `copy_key`.
 fn merge_trusting<K: KeySpace>(
     context: &mut Context<'_>,
     space: &K,
     mut summaries: Vec<InputSummary>,
-    copy_key: Option<&DataType>,
+    (int_key, copy_key): (Option<&DataType>, Option<&DataType>),
 ) -> Result<Merged, Stop> {
     let limits = Limits {
         runs_bytes: context.shares.runs_bytes,
@@ -285,7 +288,7 @@ fn merge_trusting<K: KeySpace>(
     loop {
         context.control.rows_read.store(0, Ordering::Relaxed);
         context.control.rows_written.store(0, Ordering::Relaxed);
-        let described = match copy_key.filter(|_| lying.is_empty()) {
+        let (parts, described) = match copy_key.filter(|_| lying.is_empty()) {
             Some(key_type) => {
                 let rules = raw_copy::Rules {
                     options: &context.request.options,
@@ -294,18 +297,22 @@ fn merge_trusting<K: KeySpace>(
                     chunk_bytes: context.shares.page_bytes,
                 };
                 let is_cancelled = || context.control.is_cancelled();
-                let split = raw_copy::split(&rules, context.inputs, &summaries, &is_cancelled)?;
-                context.parts = split.0;
-                split.1
+                raw_copy::split(&rules, context.inputs, &summaries, &is_cancelled)?
             }
             None => {
                 let inputs = context.inputs.iter().enumerate();
-                context.parts = inputs
-                    .map(|(index, input)| Part::whole(index, input))
-                    .collect();
-                summaries.clone()
+                let parts = inputs.map(|(index, input)| Part::whole(index, input));
+                (parts.collect(), summaries.clone())
             }
         };
+        let order_by = &context.request.options.order_by;
+        let (parts, described) = match (int_key, &order_by[..]) {
+            (Some(key_type), [column]) => {
+                nearly_sorted::cut(context.inputs, (column, key_type), parts, described)?
+            }
+            _ => (parts, described),
+        };
+        context.parts = parts;
         let plan = strategy::choose_strategy(&described, limits);
         match merge_planned(context, space, &plan) {
             Ok(done) => return Ok(done),

@@ -36,6 +36,7 @@ mod merge_duckdb;
 mod merge_edges;
 mod merge_files;
 mod merge_files_command;
+mod merge_nearly_sorted;
 mod merge_properties;
 mod merge_settings;
 mod moves;

@@ -8,8 +8,8 @@ use super::{DICTIONARY_BYTES_MAX, Limits, packing::bit_width};
 const ENTRIES_MAX: usize = 1 << 17;
 /// Places of a new hash table.
 const TABLE_MIN: usize = 1 << 10;
-/// A dictionary that has more than this part of the values is given up early.
-const EARLY_ROWS: usize = 2048;
+/// After so many values of a page it is judged whether a dictionary may pay at all.
+pub(super) const EARLY_ROWS: usize = 2048;
 /// Pages with fewer values say nothing about others.
 const FEW_VALUES: usize = 256;
 /// As long as they take no more bytes.

@@ -27,7 +27,7 @@ use parquet::{
     basic::Type as PhysicalType, file::properties::WriterProperties, schema::types::ColumnDescPtr,
 };
 
-use super::{gather::Pick, interner::SharedInterner};
+use super::{interner::SharedInterner, picks::Rows};
 
 use chunk::Compressing;
 use codec::Codecs;
@@ -187,17 +187,17 @@ impl FlatColumn {
         }))
     }
 
-    /// Appends rows; each pick names one of the arrays.
+    /// Appends rows of the arrays.
     pub(in crate::merge) fn write(
         &mut self,
         arrays: &[ArrayRef],
-        picks: &[Pick],
+        rows: &Rows<'_>,
         tools: &mut Tools,
     ) -> Result<(), String> {
         match &mut self.0 {
-            Kind::Long(column) => column.write(arrays, picks, tools),
-            Kind::Short(column) => column.write(arrays, picks, tools),
-            Kind::Text(column) => column.write(arrays, picks, tools),
+            Kind::Long(column) => column.write(arrays, rows, tools),
+            Kind::Short(column) => column.write(arrays, rows, tools),
+            Kind::Text(column) => column.write(arrays, rows, tools),
         }
     }
 

@@ -17,16 +17,16 @@ use parquet::{
 use super::{
     FlatChunk, Limits, Tools,
     chunk::{Chunk, start_body},
-    dictionary::{Offer, Policy, TextDictionary},
+    dictionary::{EARLY_ROWS, Offer, Policy, TextDictionary},
     packer::{Packer, WaitingPage},
     packing::{bit_width, put_hybrid},
     text_page::{LEVELS_ROOM, Page, Range, STATISTICS_BYTES_MAX, judge_range, put_text},
     trim::{trim_high, trim_low},
 };
-use crate::merge::{gather::Pick, interner::SharedInterner};
+use crate::merge::{interner::SharedInterner, keys::RowRef, picks::Rows};
 
 /// Texts that are looked at together before they are copied one after the other.
-const TOUCHED_ROWS: usize = 32;
+const BLOCK_ROWS: usize = 32;
 /// A line of the processor's cache.
 const CACHE_LINE_BYTES: usize = 64;
 /// No text has this number.
@@ -126,7 +126,7 @@ impl TextColumn {
     pub(super) fn write(
         &mut self,
         arrays: &[ArrayRef],
-        picks: &[Pick],
+        rows: &Rows<'_>,
         tools: &mut Tools,
     ) -> Result<(), String> {
         let nulls: Vec<Option<&NullBuffer>> = arrays
@@ -146,43 +146,83 @@ impl TextColumn {
                 .collect::<Option<_>>()
                 .ok_or(unexpected)?;
             self.entries_of.resize(interner.texts().len(), NO_ENTRY);
-            for (slot, row) in rows_of(picks) {
-                if is_null(nulls[slot], row) {
-                    self.add_null();
-                } else {
-                    let number = numbers[slot][row] as usize;
-                    self.add_numbered(number, interner.texts());
+            return rows.for_each_block::<BLOCK_ROWS>(|block| {
+                let texts = interner.texts();
+                if self.has_room_for(block.len()) && nulls.iter().all(Option::is_none) {
+                    self.add_block(&numbers, block, texts);
+                    return self.end_full_page(tools);
                 }
-                self.end_full_page(tools)?;
-            }
-            return Ok(());
+                for at in block {
+                    let slot = at.batch as usize;
+                    if is_null(nulls[slot], *at) {
+                        self.add_null();
+                    } else {
+                        let number = numbers[slot][at.row as usize] as usize;
+                        self.add_numbered(number, texts);
+                    }
+                    self.end_full_page(tools)?;
+                }
+                Ok(())
+            });
         }
         let texts: Vec<Texts<'_>> = arrays
             .iter()
             .map(|array| Texts::of(array.as_ref()))
             .collect::<Option<_>>()
             .ok_or(unexpected)?;
-        let mut rows = rows_of(picks);
-        let mut block = Vec::with_capacity(TOUCHED_ROWS);
-        loop {
-            let next = rows.by_ref().take(TOUCHED_ROWS).map(|(slot, row)| {
-                let text = (!is_null(nulls[slot], row)).then(|| texts[slot].get(row));
+        let mut found = Vec::with_capacity(BLOCK_ROWS);
+        rows.for_each_block::<BLOCK_ROWS>(|block| {
+            found.clear();
+            found.extend(block.iter().map(|at| {
+                let slot = at.batch as usize;
+                let is_null = is_null(nulls[slot], *at);
+                let text = (!is_null).then(|| texts[slot].get(at.row as usize));
                 touch(text.unwrap_or_default());
                 text
-            });
-            block.clear();
-            block.extend(next);
-            if block.is_empty() {
-                return Ok(());
-            }
-            for text in &block {
+            }));
+            for text in &found {
                 match text {
                     Some(text) => self.add_text(text),
                     None => self.add_null(),
                 }
                 self.end_full_page(tools)?;
             }
+            Ok(())
+        })
+    }
+
+    /// Whether a block of numbered texts ends within the page, and within the part of it after
+    /// which the dictionary is judged.
+    fn has_room_for(&self, row_count: usize) -> bool {
+        let page = &self.page;
+        let judged = if page.value_count < EARLY_ROWS {
+            EARLY_ROWS
+        } else {
+            usize::MAX
+        };
+        self.policy.is_on
+            && page.present.is_empty()
+            && page.rows + row_count <= self.limits.page_rows()
+            && page.value_count + row_count <= judged
+    }
+
+    /// Adds texts, none of them null, to a page that has room for them.
+    #[inline]
+    fn add_block(&mut self, numbers: &[&[u32]], block: &[RowRef], texts: &TextDictionary) {
+        let mut text_bytes = 0;
+        for at in block {
+            let number = numbers[at.batch as usize][at.row as usize] as usize;
+            let mut entry = self.entries_of[number];
+            if entry == NO_ENTRY {
+                entry = self.dictionary.index(texts.get(number));
+                self.entries_of[number] = entry;
+            }
+            self.page.indexes.push(entry);
+            text_bytes += texts.length(number);
         }
+        self.page.text_bytes += text_bytes;
+        self.page.value_count += block.len();
+        self.page.rows += block.len();
     }
 
     fn start_chunk(&mut self) {
@@ -242,7 +282,7 @@ impl TextColumn {
             // Whether a dictionary pays is asked before there are too many bytes to go without.
             || self.policy.is_on
                 && (page.text_bytes >= 4 * self.limits.page_bytes()
-                    || page.value_count == 2048
+                    || page.value_count == EARLY_ROWS
                         && self.policy.is_hopeless(page.value_count, self.dictionary.len()));
         if is_full {
             self.end_page(tools)
@@ -426,15 +466,8 @@ fn touch(text: &[u8]) {
 }
 
 #[inline]
-fn is_null(nulls: Option<&NullBuffer>, row: usize) -> bool {
-    nulls.is_some_and(|nulls| nulls.is_null(row))
-}
-
-fn rows_of(picks: &[Pick]) -> impl Iterator<Item = (usize, usize)> {
-    picks.iter().flat_map(|pick| {
-        let first = pick.row as usize;
-        (first..first + pick.count as usize).map(|row| (pick.slot as usize, row))
-    })
+fn is_null(nulls: Option<&NullBuffer>, at: RowRef) -> bool {
+    nulls.is_some_and(|nulls| nulls.is_null(at.row as usize))
 }
 
 /// Whether statistics must be text, too.

@@ -1,5 +1,7 @@
 //! Columns of fixed width: numbers, dates, times.
 
+use std::ops::Range;
+
 use arrow::{
     array::{Array, ArrayRef, AsArray},
     buffer::NullBuffer,
@@ -19,11 +21,11 @@ use parquet::{
 use super::{
     FlatChunk, Limits, Tools,
     chunk::{Chunk, PageFacts, start_body},
-    dictionary::{Offer, Policy, Word, WordDictionary},
+    dictionary::{EARLY_ROWS, Offer, Policy, Word, WordDictionary},
     packing::{bit_width, put_deltas, put_hybrid},
     ranges::{Order, sign_extended},
 };
-use crate::merge::gather::Pick;
+use crate::merge::picks::{Rows, fetch_words};
 
 /// One column of words.
 pub(super) struct WordColumn<T: Word> {
@@ -44,12 +46,6 @@ pub(super) struct WordColumn<T: Word> {
     /// Smallest and largest of the chunk and of the page before, as ordered words.
     range: Option<(T, T)>,
     page_range: Option<(T, T)>,
-}
-
-/// A source of rows.
-struct Source<'a, T> {
-    values: &'a [T],
-    nulls: Option<&'a NullBuffer>,
 }
 
 impl<T: Word + ArrowNativeType> WordColumn<T>
@@ -90,56 +86,89 @@ where
     pub(super) fn write(
         &mut self,
         arrays: &[ArrayRef],
-        picks: &[Pick],
+        rows: &Rows<'_>,
         tools: &mut Tools,
     ) -> Result<(), String> {
-        let sources: Vec<Source<'_, T>> = arrays
-            .iter()
-            .map(|array| {
-                let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);
-                words(array.as_ref()).map(|values| Source { values, nulls })
-            })
+        let values = arrays.iter().map(|array| words(array.as_ref()));
+        let values: Vec<&[T]> = values
             .collect::<Option<_>>()
             .ok_or("a column has an unexpected type")?;
-        if sources.iter().any(|source| source.nulls.is_some()) && self.descr.max_def_level() == 0 {
+        let nulls = arrays.iter().map(|array| array.nulls());
+        let nulls: Vec<Option<&NullBuffer>> = nulls
+            .map(|nulls| nulls.filter(|nulls| nulls.null_count() > 0))
+            .collect();
+        let has_nulls = nulls.iter().any(Option::is_some);
+        if has_nulls && self.descr.max_def_level() == 0 {
             return Err("a column that holds no nulls has one".to_owned());
         }
         let page_rows = self.limits.page_rows();
         self.values.reserve_exact(page_rows - self.values.len());
-        for pick in picks {
-            let source = &sources[pick.slot as usize];
-            let (mut row, mut left) = (pick.row as usize, pick.count as usize);
-            while left > 0 {
-                let count = left.min(page_rows - self.values.len());
-                self.add(source, row, count);
-                (row, left) = (row + count, left - count);
-                if self.values.len() == page_rows {
-                    self.end_page(tools)?;
+        match *rows {
+            Rows::Runs(ref picks) => {
+                for pick in picks.iter() {
+                    let (slot, row) = (pick.slot as usize, pick.row as usize);
+                    self.add_run(
+                        values[slot],
+                        nulls[slot],
+                        row..row + pick.count as usize,
+                        tools,
+                    )?;
+                }
+            }
+            Rows::Scattered(mut rest) => {
+                while !rest.is_empty() {
+                    let count = rest.len().min(page_rows - self.values.len());
+                    let (rows, others) = rest.split_at(count);
+                    rest = others;
+                    if has_nulls {
+                        self.present.resize(self.values.len(), 1);
+                        self.present.extend(rows.iter().map(|at| {
+                            let nulls = nulls[at.batch as usize];
+                            u8::from(nulls.is_none_or(|nulls| nulls.is_valid(at.row as usize)))
+                        }));
+                    } else if !self.present.is_empty() {
+                        self.present.resize(self.values.len() + count, 1);
+                    }
+                    fetch_words(&values, rows, &mut self.values);
+                    if self.values.len() == page_rows {
+                        self.end_page(tools)?;
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    #[inline]
-    fn add(&mut self, source: &Source<'_, T>, row: usize, count: usize) {
-        match source.nulls {
-            Some(nulls) => {
-                self.present.resize(self.values.len(), 1);
-                let flags = (row..row + count).map(|row| u8::from(nulls.is_valid(row)));
-                self.present.extend(flags);
+    /// Appends rows that follow one another.
+    fn add_run(
+        &mut self,
+        values: &[T],
+        nulls: Option<&NullBuffer>,
+        mut rows: Range<usize>,
+        tools: &mut Tools,
+    ) -> Result<(), String> {
+        let page_rows = self.limits.page_rows();
+        while !rows.is_empty() {
+            let count = rows.len().min(page_rows - self.values.len());
+            let part = rows.start..rows.start + count;
+            rows.start = part.end;
+            match nulls {
+                Some(nulls) => {
+                    self.present.resize(self.values.len(), 1);
+                    let flags = part.clone().map(|row| u8::from(nulls.is_valid(row)));
+                    self.present.extend(flags);
+                }
+                None if !self.present.is_empty() => {
+                    self.present.resize(self.values.len() + count, 1);
+                }
+                None => {}
             }
-            None if !self.present.is_empty() => {
-                self.present.resize(self.values.len() + count, 1);
+            self.values.extend_from_slice(&values[part]);
+            if self.values.len() == page_rows {
+                self.end_page(tools)?;
             }
-            None => {}
         }
-        if count == 1 {
-            self.values.push(source.values[row]);
-        } else {
-            self.values
-                .extend_from_slice(&source.values[row..row + count]);
-        }
+        Ok(())
     }
 
     fn end_page(&mut self, tools: &mut Tools) -> Result<(), String> {
@@ -291,7 +320,7 @@ fn index_page<T: Word>(
     part_left: impl FnOnce(&[u8]) -> f64,
 ) -> Option<u32> {
     indexes.clear();
-    let (first, rest) = values.split_at(values.len().min(2048));
+    let (first, rest) = values.split_at(values.len().min(EARLY_ROWS));
     indexes.extend(first.iter().map(|value| dictionary.index(*value)));
     if policy.is_hopeless(first.len(), dictionary.values.len()) {
         policy.give_up();
