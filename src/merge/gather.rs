@@ -1,12 +1,18 @@
 //! Collects rows from many batches into output batches, runs of rows at once.
 
-use std::{borrow::Cow, sync::OnceLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use arrow::{
-    array::{Array, ArrayData, ArrayRef, RecordBatch, make_array},
+    array::{
+        Array, ArrayData, ArrayRef, AsArray, GenericByteViewArray, GenericByteViewBuilder,
+        RecordBatch, make_array,
+    },
     buffer::{Buffer, NullBuffer},
     compute::{concat, interleave},
-    datatypes::ArrowNativeType,
+    datatypes::{ArrowNativeType, BinaryViewType, ByteViewType, DataType, StringViewType},
 };
 
 use super::{
@@ -184,6 +190,34 @@ pub(super) fn permute(chunks: &[ArrayRef], order: &[RowRef]) -> Result<ArrayRef,
     interleave(&columns, &in_words(order)).map_err(|e| e.to_string())
 }
 
+/// Texts of few rows, in another order, in memory of their own; `None` for other arrays. They are
+/// in the cache now, and will be read one after the other.
+pub(super) fn permute_texts(chunks: &[ArrayRef], order: &[RowRef]) -> Option<ArrayRef> {
+    match chunks.first()?.data_type() {
+        DataType::Utf8View => copy_texts::<StringViewType>(chunks, order),
+        DataType::BinaryView => copy_texts::<BinaryViewType>(chunks, order),
+        _ => None,
+    }
+}
+
+fn copy_texts<T: ByteViewType>(chunks: &[ArrayRef], order: &[RowRef]) -> Option<ArrayRef> {
+    let arrays = chunks.iter().map(|chunk| chunk.as_byte_view_opt::<T>());
+    let arrays: Vec<&GenericByteViewArray<T>> = arrays.collect::<Option<_>>()?;
+    let bytes = arrays.iter().map(|array| array.total_buffer_bytes_used());
+    let bytes = u32::try_from(bytes.sum::<usize>()).ok()?;
+    let texts = GenericByteViewBuilder::<T>::with_capacity(order.len());
+    let mut texts = texts.with_fixed_block_size(bytes.max(1));
+    for at in order {
+        let (array, row) = (arrays[at.batch as usize], at.row as usize);
+        if array.is_null(row) {
+            texts.append_null();
+        } else {
+            texts.append_value(array.value(row));
+        }
+    }
+    Some(Arc::new(texts.finish()))
+}
+
 /// Rows as Arrow names them.
 fn in_words(rows: &[RowRef]) -> Vec<(usize, usize)> {
     let rows = rows.iter();
@@ -236,8 +270,6 @@ fn gather_values<T: ArrowNativeType>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::{array::Int64Array, datatypes::Int64Type};
 
     use super::*;

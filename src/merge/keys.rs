@@ -7,7 +7,7 @@ use std::{cmp::Ordering, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, Float32Array, Float64Array},
-    buffer::{NullBuffer, ScalarBuffer},
+    buffer::ScalarBuffer,
     compute::SortOptions,
     datatypes::{
         DataType, Date32Type, Date64Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
@@ -66,122 +66,6 @@ pub(super) trait KeySpace: Send + Sync {
     /// The first place where a key comes before the one ahead of it.
     fn first_disorder(&self, block: &Self::Block) -> Option<usize> {
         (1..self.len(block)).find(|&i| self.compare(block, i - 1, block, i) == Ordering::Greater)
-    }
-}
-
-/// One column whose values have the order of `i64`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct IntKeys {
-    pub(super) descending: bool,
-    pub(super) nulls_first: bool,
-}
-
-/// Keys as integers. Values under nulls mean nothing.
-#[derive(Debug)]
-pub(super) struct IntBlock {
-    values: ScalarBuffer<i64>,
-    nulls: Option<NullBuffer>,
-}
-
-impl KeySpace for IntKeys {
-    type Block = IntBlock;
-    const HEADS_ARE_EXACT: bool = true;
-
-    #[inline]
-    fn head(&self, block: &IntBlock, i: usize) -> (Class, u64) {
-        match &block.nulls {
-            Some(nulls) if nulls.is_null(i) && self.nulls_first => (Class::NullFirst, 0),
-            Some(nulls) if nulls.is_null(i) => (Class::NullLast, 0),
-            _ => (Class::Value, block.values[i].cast_unsigned() ^ 1 << 63),
-        }
-    }
-
-    fn encode(&self, sort_columns: &[ArrayRef]) -> Result<IntBlock, String> {
-        let column = sort_columns.first().ok_or("there is no sort column")?;
-        let values = ordered_integers(column, self.descending)
-            .ok_or_else(|| format!("{} has no integer order", column.data_type()))?;
-        let nulls = column
-            .nulls()
-            .filter(|nulls| nulls.null_count() > 0)
-            .cloned();
-        Ok(IntBlock { values, nulls })
-    }
-
-    #[inline]
-    fn compare(&self, left: &IntBlock, i: usize, right: &IntBlock, j: usize) -> Ordering {
-        if left.nulls.is_none() && right.nulls.is_none() {
-            return left.values[i].cmp(&right.values[j]);
-        }
-        let is_null = |block: &IntBlock, row| block.nulls.as_ref().is_some_and(|n| n.is_null(row));
-        match (is_null(left, i), is_null(right, j)) {
-            (false, false) => left.values[i].cmp(&right.values[j]),
-            (true, true) => Ordering::Equal,
-            (left_is_null, _) if left_is_null == self.nulls_first => Ordering::Less,
-            _ => Ordering::Greater,
-        }
-    }
-
-    fn sort(&self, blocks: Vec<IntBlock>) -> (IntBlock, Vec<RowRef>) {
-        let count = blocks.iter().map(|block| block.values.len()).sum();
-        let mut keyed: Vec<(i64, RowRef)> = Vec::with_capacity(count);
-        let mut null_rows = Vec::new();
-        for (batch, block) in (0_u32..).zip(&blocks) {
-            for (row, &key) in (0_u32..).zip(block.values.iter()) {
-                let at = RowRef { batch, row };
-                match &block.nulls {
-                    Some(nulls) if nulls.is_null(row as usize) => null_rows.push(at),
-                    _ => keyed.push((key, at)),
-                }
-            }
-        }
-        drop(blocks);
-        // Stable, and quick where rows are nearly in order.
-        keyed.sort_by_key(|(key, _)| *key);
-        let nulls: Option<NullBuffer> = (!null_rows.is_empty()).then(|| {
-            let valid = |n| std::iter::repeat_n(true, n);
-            let null = std::iter::repeat_n(false, null_rows.len());
-            if self.nulls_first {
-                null.chain(valid(keyed.len())).collect()
-            } else {
-                valid(keyed.len()).chain(null).collect()
-            }
-        });
-        let zeros = std::iter::repeat_n(0, null_rows.len());
-        let keys = keyed.iter().map(|(key, _)| *key);
-        let values: Vec<i64> = if self.nulls_first {
-            zeros.chain(keys).collect()
-        } else {
-            keys.chain(zeros).collect()
-        };
-        let refs = keyed.iter().map(|(_, at)| *at);
-        let order = if self.nulls_first {
-            null_rows.iter().copied().chain(refs).collect()
-        } else {
-            refs.chain(null_rows.iter().copied()).collect()
-        };
-        (
-            IntBlock {
-                values: values.into(),
-                nulls,
-            },
-            order,
-        )
-    }
-
-    fn bound(&self, key: i64) -> Option<IntBlock> {
-        Some(IntBlock {
-            values: vec![key].into(),
-            nulls: None,
-        })
-    }
-
-    fn len(&self, block: &IntBlock) -> usize {
-        block.values.len()
-    }
-
-    fn size_bytes(&self, block: &IntBlock) -> u64 {
-        // Keys, then in sorting (key, place) twice, then the sorted keys and places.
-        block.values.len() as u64 * 56
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     MergeError,
     context::{Context, Stop},
     decode::{BATCH_ROWS_MAX, Holder, groups_of, places_of, with_types},
-    gather::permute,
+    gather::{permute, permute_texts},
     guard::{InputBytes, guarded},
     inputs::Input,
     keys::{KeySpace, RowRef},
@@ -34,6 +34,8 @@ const TOGETHER_BYTES: u64 = 2 << 20;
 const HELD_FILE_BYTES_MAX: u64 = 256 << 10;
 /// A batch of rows in order.
 const SORTED_BATCH_BYTES: u64 = 2 << 20;
+/// Up to here the texts of a column are copied in their order: they fit into the cache together.
+const COPIED_TEXT_BYTES_MAX: u64 = 4 << 20;
 /// Fewer rows are not worth a batch.
 const SORTED_BATCH_ROWS_MIN: usize = 256;
 
@@ -341,6 +343,17 @@ impl<'a> SortedColumns<'a> {
     pub(super) fn add(&mut self, column: usize, chunks: &[ArrayRef]) -> Result<(), Stop> {
         if !self.columns[column].is_empty() {
             // The order names it twice.
+            return Ok(());
+        }
+        let bytes: u64 = chunks.iter().map(array_bytes).sum();
+        if bytes <= COPIED_TEXT_BYTES_MAX
+            && let Some(texts) = permute_texts(chunks, self.order)
+        {
+            self.bytes += array_bytes(&texts);
+            let batches = self.batches.iter();
+            self.columns[column] = batches
+                .map(|rows| texts.slice(rows.start, rows.len()))
+                .collect();
             return Ok(());
         }
         for rows in &self.batches {

@@ -28,6 +28,7 @@ mod hint;
 mod inputs;
 mod inspect;
 mod int96;
+mod int_keys;
 mod interner;
 mod intervals;
 mod keys;

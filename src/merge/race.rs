@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::{
     keys::{Class, KeySpace},
-    loser_tree::LoserTree,
+    loser_tree::{Entrant, LoserTree},
 };
 
 /// Bits of a head: class (2), key (64), whether it is a row (1), rank (61).
@@ -67,59 +67,48 @@ pub(super) trait Racer<K: KeySpace> {
 }
 
 /// The race of some runs.
-pub(super) struct Race {
-    heads: Vec<Head>,
-    tree: LoserTree,
-}
+pub(super) struct Race(LoserTree<Head>);
 
 impl Race {
+    /// The race of at least one run.
     pub(super) fn new<K: KeySpace, R: Racer<K>>(space: &K, runs: &[R]) -> Self {
         let heads: Vec<Head> = runs.iter().map(|run| run.head(space)).collect();
-        let tree = LoserTree::new(runs.len(), |a, b| wins(space, &heads, runs, a, b));
-        Self { heads, tree }
+        let wins = |a: &_, b: &_| wins(space, runs, a, b);
+        Self(LoserTree::new(&heads, Head::END, wins))
     }
 
     /// The run that goes on; `None` when all are at their end.
     #[inline]
     pub(super) fn winner(&self) -> Option<usize> {
-        let winner = self.tree.winner();
-        (self.heads[winner] != Head::END).then_some(winner)
+        let (winner, head) = self.0.winner();
+        (head != Head::END).then_some(winner)
     }
 
     /// After the winner went on.
     #[inline]
     pub(super) fn replay<K: KeySpace, R: Racer<K>>(&mut self, space: &K, runs: &[R]) {
-        let winner = self.tree.winner();
-        self.heads[winner] = runs[winner].head(space);
-        let heads = &self.heads;
-        self.tree
-            .replay(winner, |a, b| wins(space, heads, runs, a, b));
+        let head = runs[self.0.winner().0].head(space);
+        self.0.replay(head, |a, b| wins(space, runs, a, b));
     }
 
     /// The run that comes after the winner, and what it goes on with.
+    #[inline]
     pub(super) fn runner_up<K: KeySpace, R: Racer<K>>(
         &self,
         space: &K,
         runs: &[R],
-    ) -> Option<(usize, Head)> {
-        let winner = self.tree.winner();
-        let heads = &self.heads;
-        let second = self
-            .tree
-            .runner_up(winner, |a, b| wins(space, heads, runs, a, b))?;
-        Some((second, heads[second]))
+    ) -> Option<Entrant<Head>> {
+        self.0.runner_up(|a, b| wins(space, runs, a, b))
     }
 }
 
 #[inline]
 fn wins<K: KeySpace, R: Racer<K>>(
     space: &K,
-    heads: &[Head],
     runs: &[R],
-    a: usize,
-    b: usize,
+    &(a, one): &Entrant<Head>,
+    &(b, two): &Entrant<Head>,
 ) -> bool {
-    let (one, two) = (heads[a], heads[b]);
     if K::HEADS_ARE_EXACT || one.key() != two.key() {
         return one < two;
     }

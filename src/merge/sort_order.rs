@@ -5,8 +5,9 @@ use arrow::{compute::SortOptions, datatypes::DataType};
 use super::{
     MergeError, MergeRequest, SortColumn,
     inputs::Input,
+    int_keys::IntKeys,
     intervals,
-    keys::{self, IntKeys, RowKeys},
+    keys::{self, RowKeys},
     schema::UnitedSchema,
 };
 
