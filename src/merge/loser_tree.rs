@@ -91,6 +91,8 @@ mod tests {
 
     use super::*;
 
+    const END: u16 = u16::MAX;
+
     proptest! {
         #[test]
         fn a_loser_tree_gives_what_a_stable_sort_gives(
@@ -101,7 +103,6 @@ mod tests {
                 runs.iter().enumerate().flat_map(|(i, run)| run.iter().map(move |&key| (key, i))).collect();
             expected.sort_unstable();
 
-            const END: u16 = u16::MAX;
             let head = |i: usize, position: usize| runs[i].get(position).map_or(END, |&key| u16::from(key));
             let wins = |(a, one): &Entrant<u16>, (b, two): &Entrant<u16>| (one, a) < (two, b);
             let mut heads: Vec<u16> = (0..runs.len()).map(|i| head(i, 0)).collect();

@@ -30,9 +30,11 @@ pub(super) fn cut(
         let is_whole = part.groups.end == usize::MAX;
         // Whose footer lied has no range any more.
         let is_wanted = is_whole && !summary.seems_sorted && summary.key_range.is_some();
-        let groups = match is_wanted && summary.row_count >= GROUPS_MIN as u64 * GROUP_ROWS_MIN {
-            true => groups_of(&inputs[part.input], column, key_type)?,
-            false => None,
+        let is_large = summary.row_count >= GROUPS_MIN as u64 * GROUP_ROWS_MIN;
+        let groups = if is_wanted && is_large {
+            groups_of(&inputs[part.input], column, key_type)?
+        } else {
+            None
         };
         let Some(groups) = groups.filter(|groups| are_nearly_sorted(groups, summary.row_count))
         else {

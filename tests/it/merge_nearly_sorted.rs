@@ -68,7 +68,7 @@ proptest! {
         for (file, (start, groups, jitter, step)) in files.iter().enumerate() {
             let seed = i64::try_from(file).unwrap();
             let mut keys = keys(*start, groups * GROUP_ROWS + 100, *step, *jitter, seed);
-            if descending { keys.iter_mut().for_each(|key| *key = -*key); }
+            if descending { for key in &mut keys { *key = -*key; } }
             let first_id = seed * 1_000_000;
             all.extend(keys.iter().copied().zip(first_id..));
             lab.add(&batch(&keys, first_id), properties());
