@@ -19,6 +19,8 @@ use super::{
 
 /// A chunk whose pages were not unpacked yet.
 pub(super) struct Copied {
+    /// The place of its input.
+    pub(super) input: usize,
     pub(super) read: ChunkBytes,
     pub(super) metadata: Arc<ParquetMetaData>,
     pub(super) group: usize,
@@ -30,8 +32,16 @@ impl Copied {
     fn check(self, unpacker: &mut Unpacker) -> Result<BytesMut, CopyError> {
         let group = self.metadata.row_group(self.group);
         let rows = u64::try_from(group.num_rows()).unwrap_or(0);
-        guarded(|| check_pages(&self.read, group.column(self.column), rows, unpacker))
-            .map_err(|reason| bad(&self.metadata, self.group, self.column, &reason))?;
+        guarded(|| check_pages(&self.read, group.column(self.column), rows, unpacker)).map_err(
+            |reason| {
+                bad(
+                    self.input,
+                    self.metadata.row_group(self.group),
+                    self.column,
+                    &reason,
+                )
+            },
+        )?;
         Ok(self.read.recycle())
     }
 }
@@ -49,6 +59,8 @@ struct Beside {
     to_check: mpsc::SyncSender<Copied>,
     checked: mpsc::Receiver<Result<BytesMut, CopyError>>,
     outstanding: usize,
+    /// The input of the chunk that was sent last.
+    latest_input: usize,
 }
 
 impl Checker {
@@ -80,22 +92,23 @@ impl Checker {
             return Ok(());
         };
         // It waits until the chunk before is done: no more than one is unpacked and one copied.
-        beside.to_check.send(copied).map_err(|_| confused())?;
+        beside.latest_input = copied.input;
+        let confused = |copied: mpsc::SendError<Copied>| confused(copied.0.input);
+        beside.to_check.send(copied).map_err(confused)?;
         beside.outstanding += 1;
         Ok(())
     }
 
-    /// Waits for what is still being unpacked.
-    pub(super) fn finish(&mut self) -> Result<(), CopyError> {
+    /// Waits for what is still being unpacked: before that is done, the output is not to be used.
+    pub(super) fn finish(mut self) -> Result<(), CopyError> {
         let Some(beside) = &mut self.beside else {
             return Ok(());
         };
         while beside.outstanding > 0 {
             beside.outstanding -= 1;
-            let done = beside.checked.recv().map_err(|_| confused())?;
-            self.spare.push(done?);
+            let done = beside.checked.recv();
+            done.map_err(|_| confused(beside.latest_input))??;
         }
-        self.spare.truncate(2);
         Ok(())
     }
 }
@@ -119,12 +132,14 @@ impl Beside {
             to_check,
             checked,
             outstanding: 0,
+            latest_input: 0,
         })
     }
 }
 
-fn confused() -> CopyError {
-    CopyError::Bad("its bytes confuse the decoder".to_owned())
+fn confused(input: usize) -> CopyError {
+    let reason = "its bytes confuse the decoder".to_owned();
+    CopyError::Bad { input, reason }
 }
 
 /// Unpacks every page: together they must hold as many values as the footer says.

@@ -102,48 +102,49 @@ fn check_index(bytes: &InputBytes, footer: &ParquetMetaData, limit_bytes: u64) -
 
 /// Why a chunk was not copied.
 pub(super) enum CopyError {
-    /// Its file is to blame.
-    Bad(String),
+    /// The file at this place is to blame.
+    Bad { input: usize, reason: String },
     /// It cannot be written.
     Encode(ParquetError),
 }
 
-/// Copies the column chunks of a row group. What turns out bad meanwhile is thrown away with the
-/// whole output.
+/// Copies the column chunks of a row group. Pages are unpacked meanwhile or later: what turns out
+/// bad is thrown away with the whole output.
 pub(super) fn copy_chunks<W: Write + Send>(
     target: &mut SerializedRowGroupWriter<'_, W>,
     bytes: &InputBytes,
     checker: &mut Checker,
     metadata: &Arc<ParquetMetaData>,
-    group_index: usize,
+    (input, group_index): (usize, usize),
 ) -> Result<(), CopyError> {
     for column in 0..metadata.row_group(group_index).num_columns() {
         let buffer = checker.buffer()?;
         let (read, close) = guarded(|| read_chunk(bytes, buffer, metadata, group_index, column))
-            .map_err(|reason| bad(metadata, group_index, column, &reason))?;
+            .map_err(|reason| bad(input, metadata.row_group(group_index), column, &reason))?;
         target
             .append_column(&read, close)
             .map_err(CopyError::Encode)?;
         checker.check(Copied {
+            input,
             read,
             metadata: Arc::clone(metadata),
             group: group_index,
             column,
         })?;
     }
-    checker.finish()
+    Ok(())
 }
 
 /// A chunk that cannot be copied, by name.
 pub(super) fn bad(
-    metadata: &ParquetMetaData,
-    group: usize,
+    input: usize,
+    group: &RowGroupMetaData,
     column: usize,
     reason: &str,
 ) -> CopyError {
-    let chunk = metadata.row_group(group).column(column);
-    let name = chunk.column_path().string();
-    CopyError::Bad(format!("column {name:?}: {reason}"))
+    let name = group.column(column).column_path().string();
+    let reason = format!("column {name:?}: {reason}");
+    CopyError::Bad { input, reason }
 }
 
 /// One column chunk, whose page headers are sound and fill it.

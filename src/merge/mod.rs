@@ -377,7 +377,7 @@ fn merge_planned<K: KeySpace>(
         Ok(collapse.finish()?)
     })?;
     let count = |mode| plan.count(mode) as u64;
-    let written = writer.finish()?;
+    let written = writer.finish(context)?;
     let copyable = count(Mode::Copy);
     Ok(Merged {
         streamed_run_count: count(Mode::Stream)

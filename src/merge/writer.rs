@@ -103,9 +103,13 @@ impl<'a> OutputWriter<'a> {
     }
 
     /// Ends the file.
-    pub(super) fn finish(mut self) -> Result<Written, MergeError> {
+    pub(super) fn finish(mut self, context: &Context<'_>) -> Result<Written, MergeError> {
         self.end_row_group()?;
         self.write_closed()?;
+        if let Some(checker) = self.checker.take() {
+            let checked = checker.finish();
+            checked.map_err(|error| copy_error(context, self.file.path(), error))?;
+        }
         let path = self.file.path().to_owned();
         let bounds = self.helper.encoder.take_bounds();
         let Self {
@@ -261,7 +265,6 @@ impl Sink for OutputWriter<'_> {
         };
         self.end_row_group()?;
         self.write_closed()?;
-        let input = &context.inputs[part.input];
         let (bytes, metadata) = self.chunks.open(context, part)?;
         let path = self.file.path();
         let mut group = self
@@ -272,12 +275,9 @@ impl Sink for OutputWriter<'_> {
         let checker = self
             .checker
             .get_or_insert_with(|| Checker::new(in_parallel));
-        let from = part.groups.start;
-        let copied = copy_chunks(&mut group, &bytes, checker, &metadata, from);
-        copied.map_err(|error| match error {
-            CopyError::Bad(reason) => MergeError::BadInputs(vec![input.bad(reason)]),
-            CopyError::Encode(error) => encode_error(path, &error),
-        })?;
+        let from = (part.input, part.groups.start);
+        copy_chunks(&mut group, &bytes, checker, &metadata, from)
+            .map_err(|error| copy_error(context, path, error))?;
         group.close().map_err(|e| encode_error(path, &e))?;
         let others = copy
             .other_bounds
@@ -294,6 +294,15 @@ impl Sink for OutputWriter<'_> {
             rows.fetch_add(part.row_count, Ordering::Relaxed);
         }
         Ok(())
+    }
+}
+
+fn copy_error(context: &Context<'_>, output: &Path, error: CopyError) -> MergeError {
+    match error {
+        CopyError::Bad { input, reason } => {
+            MergeError::BadInputs(vec![context.inputs[input].bad(reason)])
+        }
+        CopyError::Encode(error) => encode_error(output, &error),
     }
 }
 
