@@ -1,9 +1,7 @@
--- peek_plans: shows what is due in many queues, or lists the queues; changes nothing.
+-- peek_plans: shows what is due in many queues; changes nothing.
 --
 -- KEYS[1...] list  names of queues, each ending in :idle or :processing
 -- ARGV[1]    text  due items of one list, at most
--- ARGV[2]    text  without KEYS: the cursor of SCAN, which then says what lists are looked at
--- ARGV[3]    text  without KEYS: the COUNT of SCAN
 --
 -- As far into each list is looked as a claim does. Reply: two arrays. The first is key, item's
 -- JSON, key, item's JSON, … for items whose time_s has come, and for those whose time_s cannot
@@ -12,31 +10,19 @@
 -- number of its items. Keys of another type are passed over. A call ends early when it has read
 -- much: the second array is shorter then, and the other lists were not looked at. A reply also
 -- ends early when it grows large: what is left out shows when the first ones are claimed.
--- Without KEYS the reply is the next cursor, the keys merge:* that SCAN found, and the array of
--- integers for them; only lists :idle are read then, and all others count as 0.
 
 local ITEMS_MAX = 128
 local LIST_BYTES_MAX = 4194304
 local CALL_BYTES_MAX = 8388608
 local REPLY_BYTES_MAX = 16777216
-local LETTER_E = 101
-local pcall_redis, match, byte = redis.pcall, string.match, string.byte
-local keys, count_max, scanned = KEYS, tonumber(ARGV[1]) or 1, nil
-if #KEYS == 0 then
-  scanned = pcall_redis('SCAN', ARGV[2], 'MATCH', 'merge:*', 'COUNT', ARGV[3])
-  if scanned.err then
-    return scanned
-  end
-  keys, count_max = scanned[2], 1
-end
+local pcall_redis, match = redis.pcall, string.match
+local count_max = tonumber(ARGV[1]) or 1
 local due, quiet, reply_bytes, call_bytes = {}, {}, 0, 0
 
-for place = 1, #keys do
-  local key = keys[place]
+for place = 1, #KEYS do
+  local key = KEYS[place]
   local count, start, step, bytes, soonest_s, is_whole = 0, 0, 2, 0, math.huge, false
-  -- Of lists that were not asked for, only the waiting ones are read: they end in :idle.
-  local is_wanted = not scanned or byte(key, -1) == LETTER_E
-  while is_wanted and count < count_max and start < ITEMS_MAX and bytes < LIST_BYTES_MAX and reply_bytes <= REPLY_BYTES_MAX do
+  while count < count_max and start < ITEMS_MAX and bytes < LIST_BYTES_MAX and reply_bytes <= REPLY_BYTES_MAX do
     -- Most lists end within the first two items: as text, their numbers need not be printed for each.
     local texts
     if start == 0 then
@@ -58,11 +44,9 @@ for place = 1, #keys do
         end
       elseif count < count_max then
         count = count + 1
-        if not scanned then
-          due[#due + 1] = key
-          due[#due + 1] = text
-          reply_bytes = reply_bytes + #text
-        end
+        due[#due + 1] = key
+        due[#due + 1] = text
+        reply_bytes = reply_bytes + #text
       end
     end
     start = start + #texts
@@ -78,8 +62,5 @@ for place = 1, #keys do
   if call_bytes > CALL_BYTES_MAX then
     break
   end
-end
-if scanned then
-  return { scanned[1], keys, quiet }
 end
 return { due, quiet }

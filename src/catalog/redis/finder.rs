@@ -4,7 +4,7 @@
 //! remembered how long it was and when its first item is due: no claim takes an item before its
 //! time, so until then only a longer list can hold something new. Lists of handed out plans are
 //! always looked at: there, one item may have replaced another. The first scan of a process reads
-//! the heads of the waiting lists along with their names, while the server has both at hand.
+//! the [heads](super::heads) of the waiting lists along with their names, while the server has both at hand.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,8 +14,9 @@ use std::{
 
 use super::{
     RedisCatalog,
+    heads::Pace,
     keys::{self, ListState},
-    scan::{SCAN_ROUNDS_MAX, each_once, scan_never_ends},
+    scan::{ScanCursor, each_once},
     scripts::{self, Waiting},
 };
 use crate::{
@@ -25,8 +26,6 @@ use crate::{
 
 /// Lists that one call looks into.
 const PEEK_LISTS_MAX: usize = 500;
-/// Keys that one call of the first scan goes through.
-const FIRST_SCAN_COUNT: usize = 500;
 /// Commands in one round trip.
 const LENGTHS_MAX: usize = 2000;
 /// Whoever changes items by hand is seen after this many timeouts of the level, and after
@@ -132,7 +131,7 @@ impl RedisCatalog {
             let context = "looking for merge queues";
             // Lists of other writers are nothing to look into.
             if finder.scanned_at.is_none() && policy.writers.is_none() {
-                let found = self.first_scan(context).await?;
+                let found = self.first_scan(context, &policy).await?;
                 finder.keep_first(started, found, &policy);
             } else {
                 let found = self.scan_as_stored(context, keys::MERGE_PATTERN).await?;
@@ -182,22 +181,47 @@ impl RedisCatalog {
     }
 
     /// Every merge list with what was seen of it, in the order in which the server has them.
-    async fn first_scan(&self, context: &str) -> Result<Vec<(String, Waiting)>, CatalogError> {
-        let mut found = Vec::new();
-        let mut cursor = 0_u64;
-        for _ in 0..SCAN_ROUNDS_MAX {
-            let (next, page) =
-                scripts::peek_page(&self.connection, cursor, FIRST_SCAN_COUNT).await?;
-            found.extend(
-                page.into_iter()
-                    .filter_map(|(key, seen)| Some((self.text_of(key)?, seen))),
-            );
-            cursor = next;
-            if cursor == 0 {
-                return Ok(each_once(found, |(key, _)| key));
-            }
+    async fn first_scan(
+        &self,
+        context: &str,
+        policy: &Policy,
+    ) -> Result<Vec<(String, Waiting)>, CatalogError> {
+        let (mut found, mut seen) = (Vec::new(), Vec::new());
+        let (mut cursor, mut pace) = (ScanCursor::start(context), Pace::new());
+        while let Some(page) = self.next_page(&mut cursor, keys::MERGE_PATTERN).await? {
+            seen.extend(self.read_waiting(context, &page, policy, &mut pace).await?);
+            found.extend(page);
         }
-        Err(scan_never_ends(context))
+        let found = found.into_iter().zip(seen).collect();
+        Ok(each_once(found, |(key, _)| key))
+    }
+
+    /// Looks only into waiting lists of levels that are merged.
+    async fn read_waiting(
+        &self,
+        context: &str,
+        page: &[String],
+        policy: &Policy,
+        pace: &mut Pace,
+    ) -> Result<Vec<Waiting>, CatalogError> {
+        let is_wanted = |key: &str| {
+            keys::merge_list_state(key) == Some(ListState::Idle)
+                && keys::iteration_of(key).is_some_and(|of| policy.level(of).is_some())
+        };
+        let (places, wanted): (Vec<usize>, Vec<&str>) = page
+            .iter()
+            .enumerate()
+            .filter(|(_, key)| is_wanted(key))
+            .map(|(place, key)| (place, key.as_str()))
+            .unzip();
+        let mut seen = vec![None; page.len()];
+        for (place, waiting) in places
+            .into_iter()
+            .zip(self.read_heads(context, &wanted, pace).await?)
+        {
+            seen[place] = waiting;
+        }
+        Ok(seen)
     }
 
     /// Leaves out the lists that are as long as they were and whose first item's time has not come.

@@ -11,6 +11,7 @@ mod connection;
 mod deletes;
 mod endpoint;
 mod finder;
+mod heads;
 mod index;
 mod keys;
 mod leftovers;

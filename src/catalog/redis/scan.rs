@@ -8,7 +8,26 @@ use crate::catalog::CatalogError;
 /// Keys that one `SCAN` looks at.
 const SCAN_COUNT: usize = 5000;
 /// Rounds of one `SCAN`, so that it ends even while keys are made faster than they are read.
-pub(super) const SCAN_ROUNDS_MAX: usize = 100_000;
+const SCAN_ROUNDS_MAX: usize = 100_000;
+
+/// How far a `SCAN` is.
+#[derive(Debug)]
+pub(super) struct ScanCursor<'a> {
+    context: &'a str,
+    /// `None` at the end.
+    at: Option<u64>,
+    rounds: usize,
+}
+
+impl<'a> ScanCursor<'a> {
+    pub(super) fn start(context: &'a str) -> Self {
+        Self {
+            context,
+            at: Some(0),
+            rounds: 0,
+        }
+    }
+}
 
 impl RedisCatalog {
     /// Every key that matches, each once, sorted. Keys that are not text are none of ours.
@@ -29,30 +48,42 @@ impl RedisCatalog {
         pattern: &str,
     ) -> Result<Vec<String>, CatalogError> {
         let mut found = Vec::new();
-        let mut cursor = 0_u64;
-        for _ in 0..SCAN_ROUNDS_MAX {
-            let (next, page): (u64, Vec<Vec<u8>>) = self
-                .connection
-                .query(
-                    context,
-                    redis::cmd("SCAN")
-                        .arg(cursor)
-                        .arg("MATCH")
-                        .arg(pattern)
-                        .arg("COUNT")
-                        .arg(SCAN_COUNT),
-                )
-                .await?;
-            found.extend(page.into_iter().filter_map(|key| self.text_of(key)));
-            cursor = next;
-            if cursor == 0 {
-                return Ok(each_once(found, |key| key));
-            }
+        let mut cursor = ScanCursor::start(context);
+        while let Some(page) = self.next_page(&mut cursor, pattern).await? {
+            found.extend(page);
         }
-        Err(scan_never_ends(context))
+        Ok(each_once(found, |key| key))
     }
 
-    pub(super) fn text_of(&self, key: Vec<u8>) -> Option<String> {
+    /// The next keys of a `SCAN`, some of which it may have told before; `None` after the last ones.
+    pub(super) async fn next_page(
+        &self,
+        cursor: &mut ScanCursor<'_>,
+        pattern: &str,
+    ) -> Result<Option<Vec<String>>, CatalogError> {
+        let Some(at) = cursor.at else { return Ok(None) };
+        if cursor.rounds == SCAN_ROUNDS_MAX {
+            return Err(CatalogError::Unavailable {
+                context: cursor.context.to_owned(),
+                reason: "keys are made faster than they can be listed".to_owned(),
+            });
+        }
+        let mut command = redis::cmd("SCAN");
+        command
+            .arg(at)
+            .arg("MATCH")
+            .arg(pattern)
+            .arg("COUNT")
+            .arg(SCAN_COUNT);
+        let (next, page): (u64, Vec<Vec<u8>>) =
+            self.connection.query(cursor.context, &command).await?;
+        cursor.at = (next != 0).then_some(next);
+        cursor.rounds += 1;
+        let page = page.into_iter().filter_map(|key| self.text_of(key));
+        Ok(Some(page.collect()))
+    }
+
+    fn text_of(&self, key: Vec<u8>) -> Option<String> {
         String::from_utf8(key)
             .inspect_err(|error| {
                 self.reports
@@ -70,11 +101,4 @@ pub(super) fn each_once<T>(found: Vec<T>, key: impl Fn(&T) -> &String) -> Vec<T>
     let mut found = found;
     found.retain(|_| is_first.next().unwrap_or(true));
     found
-}
-
-pub(super) fn scan_never_ends(context: &str) -> CatalogError {
-    CatalogError::Unavailable {
-        context: context.to_owned(),
-        reason: "keys are made faster than they can be listed".to_owned(),
-    }
 }

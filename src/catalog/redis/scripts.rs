@@ -355,24 +355,6 @@ pub(super) async fn peek_plans(
     Ok((due, seen.into_iter().map(waiting).collect()))
 }
 
-/// One page of `SCAN` over all merge lists, each key with what was seen of its list; and the next cursor.
-pub(super) async fn peek_page(
-    connection: &Connection,
-    cursor: u64,
-    count: usize,
-) -> Result<(u64, Vec<(Vec<u8>, Waiting)>), CatalogError> {
-    let (next, keys, seen): (u64, Vec<Vec<u8>>, Vec<i64>) = PEEK_PLANS
-        .call(
-            connection,
-            "looking for merge queues",
-            &[],
-            &["1", &cursor.to_string(), &count.to_string()],
-        )
-        .await?;
-    let seen = seen.into_iter().map(waiting).chain(std::iter::repeat(None));
-    Ok((next, keys.into_iter().zip(seen).collect()))
-}
-
 /// Brings a file back that was set aside; see the script for what it says.
 pub(super) async fn retry_quarantined(
     connection: &Connection,
