@@ -52,12 +52,6 @@ for position, text in ipairs(ARGV) do
   entries[position] = entry
 end
 
-for _, entry in ipairs(entries) do
-  if entry.is_add then
-    add_file(batch, entry)
-  else
-    delete_file(batch, entry)
-  end
-end
+apply_entries(batch, entries)
 write_batch(batch)
 return #ARGV

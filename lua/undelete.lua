@@ -44,12 +44,12 @@ local marker = '"replaced_by":' .. cjson.encode(output_path)
 local waiting, wanted, start = {}, nil, 0
 repeat
   local texts = redis.call('LRANGE', drop_key, start, start + PAGE - 1)
-  for _, text in ipairs(texts) do
+  for place, text in ipairs(texts) do
     if string.find(text, marker, 1, true) then
       local item = decode_object(text)
       -- Who claimed it once may be about to delete the bytes, even after its lease.
       if item and item.replaced_by == output_path and type(item.entry) == 'string' and not item.attempts then
-        waiting[#waiting + 1] = { text = text, entry = item.entry }
+        waiting[#waiting + 1] = { place = start + place - 1, entry = item.entry }
         wanted = item.replaced_count
       end
     end
@@ -77,12 +77,16 @@ if problem then
   return { err = problem }
 end
 
+-- Taken out together at the end: one by one, each would be looked for behind all others.
+local taken = '"taken by undelete ' .. fresh_id(output_path) .. '"'
+local aside = '{"reason":' .. cjson.encode(ARGV[4])
+  .. ',"at_s":' .. int_text(now_s) .. ',"layer":' .. cjson.encode(layer) .. '}'
 for _, file in ipairs(waiting) do
-  redis.call('LREM', drop_key, 1, file.text)
+  redis.call('LSET', drop_key, file.place, taken)
   add_file(batch, file.checked)
-  redis.call('HSET', quarantine_key, file.checked.path, '{"reason":' .. cjson.encode(ARGV[4])
-    .. ',"at_s":' .. int_text(now_s) .. ',"layer":' .. cjson.encode(layer) .. '}')
+  redis.call('HSET', quarantine_key, file.checked.path, aside)
 end
+redis.call('LREM', drop_key, 0, taken)
 redis.call('HDEL', files_key, output_path)
 local folder = folder_of(batch, output)
 folder.change = folder.change - 1

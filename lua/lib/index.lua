@@ -131,12 +131,15 @@ local function plan_text(plan)
   return start .. paths .. '}'
 end
 
+-- Some 14,000 paths. Whoever claims, renews or splits a plan reads all of it, in one call.
+local PLAN_BYTES_MAX = 1048576
+
 -- The list's last plan, if it takes more files: read once in a call. Our own form is extended
 -- as text; a long plan is never decoded. A plan that was tried before takes no more files, so
 -- that what failed does not grow; what we do not understand is left alone.
 local function tail_plan(key)
   local text = call('LINDEX', key, -1)
-  if not text then
+  if not text or #text > PLAN_BYTES_MAX then
     return nil
   end
   local head, size, start = string.match(text, '^({"id":"[^"\\]*","time_s":%d+,"size":)(%d+),"paths":()%["')
@@ -241,13 +244,10 @@ local function plan_drop(batch, entry)
     .. encode(entry.path) .. place.drop_end .. replaced_fields(batch, entry) .. '}')
 end
 
--- A file that is in the index already only changes its entry: it was counted and planned before.
-local function add_file(batch, entry)
-  local place, route = entry.place, entry.route
-  if call('HSET', place.files_key, entry.path, entry.text) == 0 then
-    return
-  end
-  place.folder.change = place.folder.change + 1
+-- A new file is counted and planned.
+local function plan_file(batch, entry)
+  local route = entry.route
+  entry.place.folder.change = entry.place.folder.change + 1
   if route.kind == 'merge' then
     plan_merge(batch, entry, route.level)
   elseif route.kind == 'move' then
@@ -255,32 +255,79 @@ local function add_file(batch, entry)
   end
 end
 
--- A file is named by layer and path; "" stands for the first layer, whose name is not known here.
-local function delete_file(batch, entry)
-  local place, path = entry.place, entry.path
-  local stored = call('HGET', place.files_key, path)
-  if not stored then
-    return
+-- A file that is in the index already only changes its entry: it was counted and planned before.
+local function add_file(batch, entry)
+  if call('HSET', entry.place.files_key, entry.path, entry.text) == 1 then
+    plan_file(batch, entry)
   end
+end
+
+-- A file is named by layer and path; "" stands for the first layer, whose name is not known here.
+local function is_stored_as(stored, entry)
   -- Most clients write the layer first: then nothing needs to be decoded.
+  local place = entry.place
   local start = place.stored_start
   if not start then
     start = '{"layer":' .. encoded(entry.layer)
     place.stored_start = start
   end
-  if string.sub(stored, 1, #start) ~= start then
-    local known = decode_object(stored)
-    local layer = known and known.layer
-    if type(layer) == 'string' and layer ~= entry.layer and layer ~= '' and entry.layer ~= '' then
-      return
-    end
+  if sub(stored, 1, #start) == start then
+    return true
   end
-  call('HDEL', place.files_key, path)
-  place.folder.change = place.folder.change - 1
-  plan_drop(batch, entry)
+  local known = decode_object(stored)
+  local layer = known and known.layer
+  return type(layer) ~= 'string' or layer == entry.layer or layer == '' or entry.layer == ''
 end
 
--- Items of one command; Lua's stack ends at about 8,000.
+-- Entries of one command, two arguments each: Lua's stack ends at about 8,000.
+local RUN_MAX = 500
+
+-- Adds or removes files of one hash, each path once.
+local function apply_run(batch, run, paths)
+  local key, is_add = run[1].place.files_key, run[1].is_add
+  local stored, arguments = call('HMGET', key, unpack(paths)), {}
+  for at = 1, #run do
+    local entry, text = run[at], stored[at]
+    if is_add then
+      arguments[2 * at - 1], arguments[2 * at] = entry.path, entry.text
+      if not text then
+        plan_file(batch, entry)
+      end
+    elseif text and is_stored_as(text, entry) then
+      arguments[#arguments + 1] = entry.path
+      entry.place.folder.change = entry.place.folder.change - 1
+      plan_drop(batch, entry)
+    end
+  end
+  if #arguments > 0 then
+    call(is_add and 'HSET' or 'HDEL', key, unpack(arguments))
+  end
+end
+
+-- In the order of the entries. Those of one hash that follow each other and do the same go in one command.
+local function apply_entries(batch, entries)
+  local run, paths, seen = {}, {}, {}
+  local key, is_add
+  for at = 1, #entries do
+    local entry = entries[at]
+    local path, files_key = entry.path, entry.place.files_key
+    if files_key ~= key or entry.is_add ~= is_add or seen[path] or #run == RUN_MAX then
+      if key then
+        apply_run(batch, run, paths)
+      end
+      run, paths, seen = {}, {}, {}
+      key, is_add = files_key, entry.is_add
+    end
+    run[#run + 1] = entry
+    paths[#paths + 1] = path
+    seen[path] = true
+  end
+  if key then
+    apply_run(batch, run, paths)
+  end
+end
+
+-- Items of one command.
 local PUSH_MAX = 500
 
 local function write_batch(batch)

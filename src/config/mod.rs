@@ -123,7 +123,7 @@ pub struct LevelConfig {
     pub iteration: Iteration,
     /// How long a plan waits for more files, and how often the level runs unless `schedule` is set.
     pub timeout: Duration,
-    /// A plan's inputs together stay at or below this size.
+    /// A plan's inputs together stay at or below this size. (In Redis plans of many files are cut.)
     pub max_size_bytes: u64,
     /// A cron line (seconds first) instead of "every timeout".
     pub schedule: Option<String>,

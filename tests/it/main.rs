@@ -29,6 +29,7 @@ mod imports;
 mod janitor;
 mod kills;
 mod links;
+mod long_plans;
 mod memory;
 mod merge_copied_groups;
 mod merge_dedup;

@@ -16,6 +16,7 @@ mod index;
 mod keys;
 mod leftovers;
 mod moves;
+mod pieces;
 mod quarantine;
 mod query;
 mod queues;

@@ -8,11 +8,11 @@ use super::{
     lease_lost, lease_of,
     moves::served_layers,
     scripts::{self, CountAs, ListEnd},
-    wire::{self, PLAN_PATHS_MAX},
+    wire,
 };
 use crate::{
     catalog::{CatalogError, QueueDepths},
-    model::{ClaimedDrop, ClaimedMerge, Iteration, Lease, MergePlan, MergeQueue, PlanPart},
+    model::{ClaimedDrop, ClaimedMerge, Iteration, Lease, MergePlan, MergeQueue},
 };
 
 /// Due plans taken from one list in one look.
@@ -55,7 +55,8 @@ impl RedisCatalog {
         Ok(due)
     }
 
-    /// A plan that cannot be used is set aside with its reason, and the next one is taken.
+    /// A plan that cannot be used is set aside with its reason, one with too many files is replaced by
+    /// its [pieces](super::pieces), and the next one is taken.
     pub(super) async fn claim_one_merge(
         &self,
         queue: &MergeQueue,
@@ -67,18 +68,13 @@ impl RedisCatalog {
                 return Ok(None);
             };
             match wire::plan_from_json(&token, queue) {
-                Ok(plan) if plan.paths.len() > PLAN_PATHS_MAX => {
-                    let parts = equal_parts(&plan, plan.paths.len().div_ceil(PLAN_PATHS_MAX));
-                    tracing::warn!(plan = %queue, files = plan.paths.len(), plans = parts.len(), "a plan has too many files and is split");
-                    let parts: Vec<String> = parts
-                        .iter()
-                        .map(|part| wire::part_to_json(part, plan.is_suspect))
-                        .collect();
-                    scripts::split_plan(&self.connection, &keys, &token, &parts).await?;
-                }
                 Ok(plan) => {
-                    let lease = lease_of(token, &queue.to_string())?;
-                    return Ok(Some(ClaimedMerge { plan, lease }));
+                    let pieces = self.pieces_of(&plan).await;
+                    if pieces.is_empty() {
+                        let lease = lease_of(token, &queue.to_string())?;
+                        return Ok(Some(ClaimedMerge { plan, lease }));
+                    }
+                    scripts::split_plan(&self.connection, &keys, &token, &pieces).await?;
                 }
                 Err(reason) => {
                     let list = keys::merge_list(queue, ListState::Failed);
@@ -328,17 +324,6 @@ pub(super) fn lease_from(token: &str) -> Result<Lease, String> {
         expires_at_s: wire::due_s_of(token)?,
         token: token.to_owned(),
     })
-}
-
-/// Splits the files of a plan; each part is said to have its share of the size, which is not known by file.
-fn equal_parts(plan: &MergePlan, count: usize) -> Vec<PlanPart> {
-    plan.paths
-        .chunks(plan.paths.len().div_ceil(count.max(1)).max(1))
-        .map(|paths| PlanPart {
-            paths: paths.to_vec(),
-            size_bytes: plan.size_bytes / count.max(1) as u64,
-        })
-        .collect()
 }
 
 fn unusable_plan(queue: MergeQueue) -> MergePlan {

@@ -42,40 +42,47 @@ const ENTRY_FIELDS: [&str; 16] = [
     "cmd",
 ];
 
-/// Most paths of one plan that are merged together; a plan with more is split when it is claimed.
-/// Smaller files than any Parquet file would be needed to reach it below 100 MiB.
-pub(super) const PLAN_PATHS_MAX: usize = 250_000;
 /// Most refused paths that are kept with their reasons.
 const REFUSED_PATHS_MAX: usize = 100;
 
-/// An entry as it is sent to `patch_index`.
+/// An entry as it is sent to `patch_index`. Of one that is removed, what says which file it is.
 pub(super) fn entry_to_json(entry: &IndexEntry, command: EntryCommand) -> String {
-    let mut object = entry.extra.clone();
-    let known = json!({
-        "layer": entry.layer.as_str(),
+    let mut object = Map::new();
+    if command == EntryCommand::Add {
+        object.extend(entry.extra.clone());
+        let described = json!({
+            "size_bytes": entry.size_bytes,
+            "row_count": entry.row_count,
+            "chunk_time": 0,
+            "min": entry.min,
+            "max": entry.max,
+            "min_time": 0,
+            "max_time": 0,
+            "str_min_time": entry.min_time_ns.to_string(),
+            "str_max_time": entry.max_time_ns.to_string(),
+            "str_chunk_time": entry.chunk_time_ns.to_string(),
+        });
+        if let Value::Object(described) = described {
+            object.extend(described);
+        }
+    }
+    let named = json!({
         "database": entry.table.database(),
         "table": entry.table.table(),
         "path": entry.path.as_str(),
-        "size_bytes": entry.size_bytes,
-        "row_count": entry.row_count,
-        "chunk_time": 0,
-        "min": entry.min,
-        "max": entry.max,
-        "min_time": 0,
-        "max_time": 0,
         "writer_id": entry.writer.as_str(),
-        "str_min_time": entry.min_time_ns.to_string(),
-        "str_max_time": entry.max_time_ns.to_string(),
-        "str_chunk_time": entry.chunk_time_ns.to_string(),
         "cmd": match command {
             EntryCommand::Add => "ADD",
             EntryCommand::Delete => "DELETE",
         },
     });
-    if let Value::Object(known) = known {
-        object.extend(known);
+    if let Value::Object(named) = named {
+        object.extend(named);
     }
-    Value::Object(object).to_string()
+    object.remove("layer");
+    // The layer comes first, as most clients write it: then scripts compare it without decoding the rest.
+    let rest = Value::Object(object).to_string();
+    format!("{{\"layer\":{},{}", json!(entry.layer.as_str()), &rest[1..])
 }
 
 /// An entry as it is stored under `path` of `table`.
@@ -393,6 +400,9 @@ mod tests {
         assert_eq!(entry.extra.len(), 1);
         let again = entry_to_json(&entry, EntryCommand::Add);
         assert!(again.contains("18446744073709551615"), "{again}");
+        assert!(again.starts_with(r#"{"layer":"l1","#), "{again}");
+        let removed = entry_to_json(&entry, EntryCommand::Delete);
+        assert!(removed.len() < 200, "{removed}");
         assert_eq!(entry_from_json(&again, &table(), path).unwrap(), entry);
     }
 
