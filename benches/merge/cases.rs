@@ -107,6 +107,13 @@ fn options() -> MergeOptions {
     }
 }
 
+pub(crate) fn with_budget(mib: u64) -> MergeOptions {
+    MergeOptions {
+        memory_budget_bytes: mib << 20,
+        ..options()
+    }
+}
+
 /// The cases whose names hold `filter`, each with its inputs.
 pub(crate) fn all<'a>(folder: &'a Path, filter: &'a str) -> impl Iterator<Item = Case> + 'a {
     ordering()

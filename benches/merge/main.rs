@@ -4,6 +4,9 @@
 //! the middle half of the samples is apart, and rows in a second; and, where a run with `--save`
 //! was kept in `target/bench-merge.json`, the change since then. NAME picks cases whose names hold
 //! it. A case takes about two seconds; inputs are made once, from fixed seeds.
+//!
+//! `cargo bench --bench merge -- --stop FOLDER [MIB]` merges the Parquet files of a folder again and
+//! again, stops each merge at a random moment, and prints how long it takes to end.
 #![allow(
     missing_docs,
     clippy::expect_used,
@@ -13,6 +16,7 @@
 
 mod cases;
 mod rows;
+mod stops;
 
 use std::{
     collections::BTreeMap,
@@ -79,6 +83,16 @@ fn saved_file() -> PathBuf {
 }
 
 fn main() {
+    let mut arguments = std::env::args()
+        .skip_while(|argument| argument != "--stop")
+        .skip(1);
+    if let Some(folder) = arguments.next() {
+        let budget_mib = arguments.next().and_then(|mib| mib.parse().ok());
+        return stops::measure(
+            Path::new(&folder),
+            &cases::with_budget(budget_mib.unwrap_or(256)),
+        );
+    }
     let (mut is_saving, mut filter) = (false, String::new());
     for argument in std::env::args().skip(1) {
         match argument.as_str() {

@@ -85,7 +85,7 @@ impl<K: KeySpace> Ahead<K> {
     ) -> Result<SortedRows<K>, Stop> {
         let own = parts.first().and_then(|first| self.place_of.get(first));
         let Some(&own) = own.filter(|own| self.runs[**own] == parts) else {
-            return load_sorted(context, space, parts);
+            return load_sorted(context, space, parts, context.shares.runs_bytes);
         };
         let mut state = self.state();
         loop {
@@ -97,7 +97,7 @@ impl<K: KeySpace> Ahead<K> {
                 }
                 Progress::Waiting => {
                     drop(state);
-                    return load_sorted(context, space, parts);
+                    return load_sorted(context, space, parts, context.shares.runs_bytes);
                 }
                 Progress::Loading => state.runs[own] = Progress::Loading,
                 Progress::Taken => {
@@ -146,7 +146,7 @@ impl<K: KeySpace> Ahead<K> {
         state.early_count += 1;
         drop(state);
         // Somebody may be waiting, so that a panic must not end this thread.
-        let load = || load_sorted(context, space, &self.runs[run]);
+        let load = || load_sorted(context, space, &self.runs[run], context.shares.runs_bytes);
         let rows = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
             let reason = "sorting a file ended the thread".to_owned();
             Err(context.invariant("ROWS-KEPT", reason).into())

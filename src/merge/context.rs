@@ -70,11 +70,18 @@ pub(super) struct Shares {
     pub(super) stream_batch_bytes: u64,
     /// A batch of a file that is decoded as a whole.
     pub(super) load_batch_bytes: u64,
-    /// A batch of a run in scratch.
+    /// A batch of a run in scratch, unless so many of them are read together that it must be smaller.
     pub(super) spill_batch_bytes: u64,
     /// One page.
     pub(super) page_bytes: u64,
 }
+
+/// A batch of a run in scratch, at least.
+const SPILL_BATCH_BYTES_MIN: u64 = 64 << 10;
+/// Batches that are in memory while a run is read from scratch.
+const BATCHES_OF_SPILLED_RUN: u64 = 3;
+/// The least that reading one takes.
+pub(super) const SPILLED_RUN_BYTES_MIN: u64 = BATCHES_OF_SPILLED_RUN * SPILL_BATCH_BYTES_MIN;
 
 /// With more inputs, their footers take a larger part.
 const MANY_INPUTS: usize = 256;
@@ -118,7 +125,7 @@ impl Shares {
             queue_bytes,
             stream_batch_bytes: (runs_bytes / 128).clamp(64 << 10, 1 << 20),
             load_batch_bytes: (runs_bytes / 16).min(4 << 20),
-            spill_batch_bytes: (runs_bytes / 128).clamp(64 << 10, 1 << 20),
+            spill_batch_bytes: (runs_bytes / 128).clamp(SPILL_BATCH_BYTES_MIN, 1 << 20),
             page_bytes: budget_bytes / 4,
         }
     }
@@ -128,18 +135,16 @@ impl Shares {
         (self.runs_bytes + self.row_group_bytes + self.queue_bytes) / 2
     }
 
-    /// Bytes that reading a run from scratch takes: a batch being decoded, the one in use and the
-    /// one that an output batch still holds.
+    /// Bytes that reading a run from scratch takes, at most: a batch being decoded, the one in use
+    /// and the one that an output batch still holds.
     pub(super) fn spilled_run_bytes(&self) -> u64 {
-        3 * self.spill_batch_bytes
+        BATCHES_OF_SPILLED_RUN * self.spill_batch_bytes
     }
 
-    /// Runs in scratch that can be read together.
-    pub(super) fn fan_in(&self) -> usize {
-        let runs = self.runs_bytes / 2 / self.spilled_run_bytes();
-        usize::try_from(runs)
-            .unwrap_or(usize::MAX)
-            .clamp(2, OPEN_FILES_MAX / 2)
+    /// Runs in scratch that can be read together, when each takes so many bytes.
+    pub(super) fn fan_in(&self, scratch_bytes: u64) -> usize {
+        let runs = self.runs_bytes / 4 * 3 / scratch_bytes.max(1);
+        usize::try_from(runs).unwrap_or(usize::MAX).max(2)
     }
 
     /// Batches on their way to the writer.
@@ -149,13 +154,13 @@ impl Shares {
             bytes: self.queue_bytes / 2,
         }
     }
+}
 
-    /// Batches on their way to scratch.
-    pub(super) fn spill_batch(&self) -> BatchLimits {
-        BatchLimits {
-            rows: super::decode::BATCH_ROWS_MAX,
-            bytes: self.spill_batch_bytes,
-        }
+/// Batches on their way to scratch, when reading their run may take so many bytes.
+pub(super) fn spill_batch(scratch_bytes: u64) -> BatchLimits {
+    BatchLimits {
+        rows: super::decode::BATCH_ROWS_MAX,
+        bytes: scratch_bytes / BATCHES_OF_SPILLED_RUN,
     }
 }
 

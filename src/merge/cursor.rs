@@ -2,7 +2,11 @@
 
 use std::{cmp::Ordering, collections::VecDeque, sync::Arc};
 
-use arrow::array::RecordBatch;
+use arrow::{
+    array::{AsArray, RecordBatch},
+    buffer::ScalarBuffer,
+    datatypes::UInt32Type,
+};
 
 use super::{
     ahead::Ahead,
@@ -22,8 +26,8 @@ pub(super) enum Source<'a, K: KeySpace> {
     UnopenedStream(usize),
     /// Inputs that are decoded and sorted when their turn comes.
     UnopenedInputs(Vec<usize>, Arc<Ahead<K>>),
-    /// A run in scratch that was not opened yet; the part that it is of, if it is of one.
-    UnopenedSpill(SpilledRun, Option<usize>),
+    /// A run in scratch that was not opened yet, and its place among them.
+    UnopenedSpill(SpilledRun, usize),
     /// A row group that is in order and may be copied.
     Copyable(usize),
     /// A sorted input.
@@ -32,6 +36,15 @@ pub(super) enum Source<'a, K: KeySpace> {
     Spill(Box<SpillReader>),
     /// Nothing but what is in memory.
     Memory,
+}
+
+/// Which input each row of a run is of.
+enum Ranks {
+    /// All of the same.
+    One,
+    Each(Vec<Rank>),
+    /// The parts of the rows of a batch from scratch, and the place of its run.
+    InScratch(ScalarBuffer<u32>, usize),
 }
 
 /// One run and how far it is.
@@ -45,8 +58,7 @@ pub(super) struct Cursor<'a, K: KeySpace> {
     pub(super) end: usize,
     pub(super) is_waiting: bool,
     pub(super) rank: Rank,
-    /// The rank of each row, when they are of several inputs.
-    ranks: Option<Vec<Rank>>,
+    ranks: Ranks,
     /// Rows in order, the next one in the first batch.
     batches: VecDeque<RecordBatch>,
     /// The place of the first row of the first batch.
@@ -67,7 +79,7 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
             end: 1,
             is_waiting: true,
             rank,
-            ranks: None,
+            ranks: Ranks::One,
             batches: VecDeque::new(),
             batch_start: 0,
             row_bytes: 0,
@@ -91,7 +103,7 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
             keys: (end > 0).then_some(rows.keys),
             end,
             is_waiting: false,
-            ranks: rows.ranks,
+            ranks: rows.ranks.map_or(Ranks::One, Ranks::Each),
             batches: rows.batches.into(),
             row_bytes: rows.row_bytes,
             ..Self::waiting(Source::Memory, None, rows.rank)
@@ -115,9 +127,8 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
                 self.source = Source::Stream(index, Box::new(decoder));
                 self.advance(context, space)?;
             }
-            Source::UnopenedSpill(run, part) => {
-                inputs.extend(part);
-                self.source = Source::Spill(Box::new(run.open()?));
+            Source::UnopenedSpill(run, place) => {
+                self.source = Source::Spill(Box::new(run.open(place)?));
                 self.advance(context, space)?;
             }
             Source::UnopenedInputs(parts, ahead) => {
@@ -173,6 +184,19 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
         self.end = batch.num_rows();
         self.row_bytes = bytes / self.end.max(1) as u64;
         self.keys = Some(keys);
+        if let Source::Spill(reader) = &self.source
+            && reader.part().is_none()
+        {
+            // The last column, see `SpillWriter`.
+            let parts = batch.columns().last();
+            let parts = parts.and_then(|parts| parts.as_primitive_opt::<UInt32Type>());
+            let parts = parts.filter(|_| batch.num_columns() > context.work.schema.fields().len());
+            let Some(parts) = parts else {
+                let reason = "a run in scratch does not know its inputs".to_owned();
+                return Err(context.invariant("ORDER-KEPT", reason).into());
+            };
+            self.ranks = Ranks::InScratch(parts.values().clone(), reader.place());
+        }
         self.batches.push_back(batch);
         self.slot = (0, 0);
         if self.end == 0 {
@@ -212,8 +236,11 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
     #[inline]
     pub(super) fn head_at(&self, space: &K, keys: &K::Block, position: usize) -> Head {
         let rank = match &self.ranks {
-            None => self.rank,
-            Some(ranks) => ranks[position],
+            Ranks::One => self.rank,
+            Ranks::Each(ranks) => ranks[position],
+            Ranks::InScratch(parts, place) => {
+                Rank::of_part(parts[position] as usize).in_run(*place)
+            }
         };
         Head::new(space.head(keys, position), !self.is_waiting, rank)
     }

@@ -117,6 +117,21 @@ pub(super) fn group_keys(
     Some(groups)
 }
 
+/// First and last key of some row groups, nulls included.
+pub(super) fn key_range<'a>(
+    groups: impl Iterator<Item = &'a GroupKeys> + Clone,
+    nulls_first: bool,
+) -> Option<(i64, i64)> {
+    let has_nulls = groups.clone().any(|group| group.may_have_nulls);
+    let first = groups.clone().map(|group| group.first).min()?;
+    let last = groups.map(|group| group.last).max()?;
+    match (has_nulls, nulls_first) {
+        (false, _) => Some((first, last)),
+        (true, false) => Some((first, i64::MAX)),
+        (true, true) => None,
+    }
+}
+
 /// Describes an input for the choice of a strategy.
 pub(super) fn describe(
     input: &Input,
@@ -146,16 +161,7 @@ pub(super) fn describe(
     let key_range = groups
         .as_ref()
         .filter(|_| keys_are_integers)
-        .and_then(|groups| {
-            let has_nulls = groups.iter().any(|group| group.may_have_nulls);
-            let first = groups.iter().map(|group| group.first).min()?;
-            let last = groups.iter().map(|group| group.last).max()?;
-            match (has_nulls, nulls_first) {
-                (false, _) => Some((first, last)),
-                (true, false) => Some((first, i64::MAX)),
-                (true, true) => None,
-            }
-        });
+        .and_then(|groups| key_range(groups.iter(), nulls_first));
     let follow = groups
         .as_ref()
         .is_some_and(|groups| groups.len() > 1 && follow_one_another(groups, nulls_first));

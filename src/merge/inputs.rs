@@ -26,7 +26,7 @@ use parquet::{
 use crate::no_links;
 
 use super::{
-    BadInput, MergeError,
+    BadInput, MergeControl, MergeError,
     footer_shape::footer_shape,
     guard::{InputBytes, Lack, guarded},
     hint::schema_hint,
@@ -86,6 +86,7 @@ pub(super) fn open_all(
     paths: &[PathBuf],
     keep: Keep,
     thread_count: usize,
+    control: &MergeControl,
 ) -> Result<Vec<Input>, MergeError> {
     let thread_count = thread_count.clamp(1, FOOTER_THREAD_COUNT_MAX);
     let keep = Keep {
@@ -97,13 +98,14 @@ pub(super) fn open_all(
         let threads: Vec<_> = paths
             .chunks(share)
             .enumerate()
-            .map(|(part, chunk)| scope.spawn(move || open_part(chunk, part * share, keep)))
+            .map(|(part, chunk)| scope.spawn(move || open_part(chunk, part * share, keep, control)))
             .collect();
         threads
             .into_iter()
             .flat_map(|thread| thread.join().unwrap_or_default())
             .collect()
     });
+    control.check()?;
     let (mut inputs, mut bad) = (Vec::with_capacity(results.len()), Vec::new());
     for result in results {
         match result {
@@ -118,12 +120,19 @@ pub(super) fn open_all(
     }
 }
 
-fn open_part(paths: &[PathBuf], first_index: usize, keep: Keep) -> Vec<Result<Input, BadInput>> {
+/// Stops early when the merge is to stop.
+fn open_part(
+    paths: &[PathBuf],
+    first_index: usize,
+    keep: Keep,
+    control: &MergeControl,
+) -> Vec<Result<Input, BadInput>> {
     let mut kept_bytes = 0;
     let mut known: Vec<(SchemaRef, Arc<SchemaDescriptor>)> = Vec::new();
     paths
         .iter()
         .enumerate()
+        .take_while(|_| !control.is_cancelled())
         .map(|(offset, path)| {
             let index = first_index + offset;
             let room = keep.total_bytes.saturating_sub(kept_bytes);
@@ -254,6 +263,11 @@ impl Input {
                 .map_err(|reason| self.bad(reason))?,
         };
         Ok((bytes, footer))
+    }
+
+    /// The bytes alone, for whoever has the footer.
+    pub(super) fn reopen_bytes(&self) -> Result<InputBytes, BadInput> {
+        self.open_bytes().map_err(|reason| self.bad(reason))
     }
 
     /// This input as one that cannot be read.

@@ -25,6 +25,7 @@ use super::{
     keys::{KeySpace, RowRef},
     pages::{Wanted, read_checked},
     race::Rank,
+    raw_copy::Part,
     sizes::array_bytes,
 };
 
@@ -64,20 +65,27 @@ struct Loading<'a> {
     holder: Holder,
 }
 
-/// Decodes and sorts inputs as a whole. `parts` are in the order that decides between equal rows.
+/// Decodes and sorts inputs as a whole. `parts` are in the order that decides between equal rows;
+/// with more than `limit_bytes` they are not what their footers promised.
 pub(super) fn load_sorted<K: KeySpace>(
     context: &Context<'_>,
     space: &K,
     parts: &[usize],
+    limit_bytes: u64,
 ) -> Result<SortedRows<K>, Stop> {
     let too_large = || Stop::Misled {
         inputs: parts.to_vec(),
         too_large: true,
     };
-    let mut loading = Vec::with_capacity(parts.len());
+    let mut loading: Vec<Loading<'_>> = Vec::with_capacity(parts.len());
     let mut part_of_chunk: Vec<usize> = Vec::new();
     for &part in parts {
-        let one = Loading::open(context, part, parts.len() == 1)?;
+        let one = match loading.last() {
+            Some(before) if before.input.index == context.parts[part].input => {
+                before.other_part(context, part)?
+            }
+            _ => Loading::open(context, part, parts.len() == 1)?,
+        };
         part_of_chunk.extend(one.groups.iter().map(|_| part));
         loading.push(one);
     }
@@ -97,7 +105,7 @@ pub(super) fn load_sorted<K: KeySpace>(
         );
     }
     let key_bytes: u64 = blocks.iter().map(|block| space.size_bytes(block)).sum();
-    if key_bytes > context.shares.runs_bytes {
+    if key_bytes > limit_bytes {
         return Err(too_large());
     }
     let (keys, order) = space.sort(blocks);
@@ -116,7 +124,7 @@ pub(super) fn load_sorted<K: KeySpace>(
         for (&place, chunks) in together.iter().zip(decoded) {
             done.add(place, &chunks)?;
         }
-        if done.bytes > context.shares.runs_bytes {
+        if done.bytes > limit_bytes {
             return Err(too_large());
         }
     }
@@ -132,6 +140,21 @@ pub(super) fn load_sorted<K: KeySpace>(
         row_bytes: done.row_bytes(),
         batches: done.finish()?,
     })
+}
+
+fn own_groups(
+    footer: &ArrowReaderMetadata,
+    part: &Part,
+    input: &Input,
+) -> Result<Vec<usize>, Stop> {
+    let groups = groups_of(footer, part);
+    let rows = groups
+        .iter()
+        .map(|group| footer.metadata().row_group(*group).num_rows());
+    if u64::try_from(rows.sum::<i64>()) != Ok(part.row_count) {
+        return Err(input.bad("its footer changed while it was merged").into());
+    }
+    Ok(groups)
 }
 
 /// A small file as a whole, a large one as it is if it is alone: else too many would be open.
@@ -152,14 +175,7 @@ impl<'a> Loading<'a> {
         let part = &context.parts[index];
         let input = &context.inputs[part.input];
         let (bytes, footer) = input.reopen()?;
-        let groups = groups_of(&footer, part);
-        let rows: i64 = groups
-            .iter()
-            .map(|group| footer.metadata().row_group(*group).num_rows())
-            .sum();
-        if u64::try_from(rows) != Ok(part.row_count) {
-            return Err(input.bad("its footer changed while it was merged").into());
-        }
+        let groups = own_groups(&footer, part, input)?;
         Ok(Self {
             part: index,
             input,
@@ -170,6 +186,20 @@ impl<'a> Loading<'a> {
             places: places_of(&footer, &context.work),
             footer: with_types(&footer, &context.work).map_err(|reason| input.bad(reason))?,
             groups,
+            holder: Holder::new(&context.work),
+        })
+    }
+
+    /// Another part of the same input, whose footer is in memory once.
+    fn other_part(&self, context: &Context<'a>, index: usize) -> Result<Self, Stop> {
+        Ok(Self {
+            part: index,
+            input: self.input,
+            limit_bytes: self.limit_bytes,
+            bytes: self.bytes.clone(),
+            places: self.places.clone(),
+            groups: own_groups(&self.footer, &context.parts[index], self.input)?,
+            footer: self.footer.clone(),
             holder: Holder::new(&context.work),
         })
     }
@@ -214,7 +244,7 @@ impl Loading<'_> {
         };
         let bytes = match &self.bytes {
             Some(bytes) => bytes.clone(),
-            None => self.input.reopen()?.0.with_page_limit(self.limit_bytes),
+            None => self.input.reopen_bytes()?.with_page_limit(self.limit_bytes),
         };
         let mut checked =
             guarded(|| read_checked(&bytes, &self.footer, &wanted).map_err(|e| e.to_string()))

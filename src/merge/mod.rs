@@ -41,6 +41,7 @@ mod page_check;
 mod pages;
 mod peak;
 mod picks;
+mod piles;
 mod properties;
 mod queue;
 mod race;
@@ -52,6 +53,7 @@ mod schema;
 mod sizes;
 mod sort_order;
 mod spill;
+mod split;
 mod strategy;
 mod texts;
 mod thrift;
@@ -103,7 +105,12 @@ pub fn merge_files(
             reason: "no inputs were given".to_owned(),
         });
     }
-    let inputs = inputs::open_all(&request.inputs, keep(&shares), request.options.thread_count)?;
+    let inputs = inputs::open_all(
+        &request.inputs,
+        keep(&shares),
+        request.options.thread_count,
+        control,
+    )?;
     let united = schema::unite(&inputs, |input, column| {
         footers::integer_range(input, column, scan_limits(&shares))
     })?;
@@ -114,6 +121,7 @@ pub fn merge_files(
     let order = SortOrder::of(request, required_count, &inputs, &united)?;
     let mut row_bytes = 0;
     for input in &inputs {
+        control.check()?;
         let footer = input
             .footer()
             .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
@@ -127,7 +135,15 @@ pub fn merge_files(
         shares.row_group_bytes,
     )?;
     let work_without = |crowded: &BTreeSet<usize>| {
-        WorkSchema::of(&inputs, &united, &request.options, &properties, crowded).map(Arc::new)
+        WorkSchema::of(
+            &inputs,
+            &united,
+            &request.options,
+            &properties,
+            crowded,
+            control,
+        )
+        .map(Arc::new)
     };
     let mut context = Context {
         request,
@@ -146,12 +162,10 @@ pub fn merge_files(
         let summaries = describe(&context, &order)?;
         let merged = match &order.keys {
             Keys::Integers(space) => {
-                // What is not decoded may hold rows with the same key.
                 let key_type = order.first_type.as_ref();
-                let copy_key = key_type.filter(|_| request.options.dedup.is_none());
-                merge_trusting(&mut context, space, summaries, (key_type, copy_key))
+                merge_trusting(&mut context, space, summaries, key_type)
             }
-            Keys::Rows(space) => merge_trusting(&mut context, space, summaries, (None, None)),
+            Keys::Rows(space) => merge_trusting(&mut context, space, summaries, None),
         };
         match merged {
             Ok(merged) => break merged,
@@ -249,6 +263,7 @@ fn describe(context: &Context<'_>, order: &SortOrder) -> Result<Vec<InputSummary
         .inputs
         .iter()
         .map(|input| {
+            context.control.check()?;
             footers::describe(
                 input,
                 &context.request.options.order_by,
@@ -271,18 +286,22 @@ struct Merged {
 }
 
 /// Merges by what footers say; starts again, believing less, when one turns out to lie.
-/// Where the key is one integer, of type `int_key`, nearly sorted inputs are cut; and row groups
-/// are copied if there is a `copy_key`.
+/// Where the key is one integer, of type `key_type`, nearly sorted inputs are cut, and row groups
+/// are copied.
 fn merge_trusting<K: KeySpace>(
     context: &mut Context<'_>,
     space: &K,
     mut summaries: Vec<InputSummary>,
-    (int_key, copy_key): (Option<&DataType>, Option<&DataType>),
+    key_type: Option<&DataType>,
 ) -> Result<Merged, Stop> {
+    let options = &context.request.options;
+    // What is not decoded may hold rows with the same key.
+    let copy_key = key_type.filter(|_| options.dedup.is_none());
     let limits = Limits {
         runs_bytes: context.shares.runs_bytes,
         sort_bytes: context.shares.sort_bytes(),
         scratch_bytes: context.shares.spilled_run_bytes(),
+        scratch_bytes_min: context::SPILLED_RUN_BYTES_MIN,
         open_files: context::OPEN_FILES_MAX,
     };
     let mut lying = BTreeSet::new();
@@ -306,15 +325,30 @@ fn merge_trusting<K: KeySpace>(
                 (parts.collect(), summaries.clone())
             }
         };
-        let order_by = &context.request.options.order_by;
-        let (parts, described) = match (int_key, &order_by[..]) {
+        let (parts, described) = match (key_type, &options.order_by[..]) {
             (Some(key_type), [column]) => {
-                nearly_sorted::cut(context.inputs, (column, key_type), parts, described)?
+                let inputs = context.inputs;
+                let found = nearly_sorted::cut(inputs, (column, key_type), parts, described)?;
+                context.control.check()?;
+                found
             }
             _ => (parts, described),
         };
         context.parts = parts;
-        let plan = strategy::choose_strategy(&described, limits);
+        let mut plan = strategy::choose_strategy(&described, limits);
+        if plan.writes() {
+            let rules = split::Rules {
+                key: options.order_by.first().zip(key_type),
+                part_bytes: limits.part_bytes(),
+                part_rows: piles::PILE_ROWS,
+            };
+            let (inputs, parts) = (context.inputs, &context.parts);
+            let parts = split::split_large(rules, inputs, parts, &described, context.control)?;
+            if let Some((parts, described)) = parts {
+                context.parts = parts;
+                plan = strategy::choose_strategy(&described, limits);
+            }
+        }
         match merge_planned(context, space, &plan) {
             Ok(done) => return Ok(done),
             Err(Stop::Misled {

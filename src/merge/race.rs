@@ -10,8 +10,8 @@ use super::{
 /// Bits of a head: class (2), key (64), whether it is a row (1), rank (61).
 const RANK_BITS: u32 = 61;
 const KEY_SHIFT: u32 = RANK_BITS + 1;
-/// Ranks of one input: its place, then the pieces in which it is sorted.
-const PIECE_BITS: u32 = 24;
+/// Ranks of one input: its place, then the run in scratch.
+const RUN_BITS: u32 = 24;
 
 /// Rows that are equal stand in the order of their ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,12 +20,19 @@ pub(super) struct Rank(u64);
 impl Rank {
     /// Rows of an input, or of a part of one.
     pub(super) fn of_part(part: usize) -> Self {
-        Self((part as u64) << PIECE_BITS)
+        Self((part as u64) << RUN_BITS)
     }
 
-    /// The same input's rows, sorted in pieces: those of piece `index`.
-    pub(super) fn piece(self, index: usize) -> Self {
+    /// The same input's rows in one of the runs in scratch. An input that is sorted in pieces has
+    /// runs that stand in the order of its rows.
+    #[inline]
+    pub(super) fn in_run(self, index: usize) -> Self {
         Self(self.0 + index as u64)
+    }
+
+    /// The input, or the part of one.
+    pub(super) fn part(self) -> u64 {
+        self.0 >> RUN_BITS
     }
 }
 
@@ -155,6 +162,7 @@ mod tests {
             Head::END,
         ];
         assert!(ordered.is_sorted());
-        assert!(Rank::of_part(3).piece(5) < Rank::of_part(4));
+        assert!(Rank::of_part(3).in_run(5) < Rank::of_part(4));
+        assert_eq!(Rank::of_part(3).in_run(5).part(), 3);
     }
 }

@@ -92,7 +92,7 @@ pub(super) fn split(
     summaries: &[InputSummary],
     is_cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<(Vec<Part>, Vec<InputSummary>), MergeError> {
-    let candidates = candidates(rules, inputs)?.unwrap_or_default();
+    let candidates = candidates(rules, inputs, is_cancelled)?.unwrap_or_default();
     let checked = check_orders(rules, inputs, candidates, is_cancelled)?;
     let mut checked = checked.into_iter().peekable();
     let (mut parts, mut described) = (Vec::new(), Vec::new());
@@ -198,7 +198,11 @@ fn keys_of(rules: &Rules<'_>, input: &Input) -> Result<Option<Vec<GroupKeys>>, M
 
 /// Row groups of the right shape that overlap no other, by their statistics. `None` when
 /// statistics of any input are missing.
-fn candidates(rules: &Rules<'_>, inputs: &[Input]) -> Result<Option<Vec<Candidate>>, MergeError> {
+fn candidates(
+    rules: &Rules<'_>,
+    inputs: &[Input],
+    is_cancelled: &(dyn Fn() -> bool + Sync),
+) -> Result<Option<Vec<Candidate>>, MergeError> {
     let [column] = &rules.options.order_by[..] else {
         return Ok(None);
     };
@@ -215,6 +219,9 @@ fn candidates(rules: &Rules<'_>, inputs: &[Input]) -> Result<Option<Vec<Candidat
     };
     let mut all: Vec<(i64, i64, usize, GroupKeys)> = Vec::new();
     for (index, input) in inputs.iter().enumerate() {
+        if is_cancelled() {
+            return Err(MergeError::Cancelled);
+        }
         if input.row_count == 0 {
             continue;
         }

@@ -9,6 +9,8 @@ use std::{
 
 use serde_json::Value;
 
+use super::MergeError;
+
 /// What to merge, where to, and how.
 #[derive(Debug, Clone)]
 pub struct MergeRequest {
@@ -126,6 +128,14 @@ impl MergeControl {
     /// Whether [`cancel`](Self::cancel) was called.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// An error once the merge is to stop.
+    pub(super) fn check(&self) -> Result<(), MergeError> {
+        if self.is_cancelled() {
+            return Err(MergeError::Cancelled);
+        }
+        Ok(())
     }
 
     /// Rows of all inputs; 0 until their footers are read.

@@ -1,25 +1,26 @@
-//! Sorted runs from inputs: streamed, sorted in memory, or sorted in pieces through scratch.
+//! Sorted runs from inputs: streamed, sorted in memory, or brought into order in scratch.
 
 use std::{
-    collections::VecDeque,
+    cmp::Ordering as Order,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 
 use super::{
     MergeError,
     ahead::Ahead,
-    context::{Context, Stop},
+    context::{Context, Stop, spill_batch},
     cursor::{Cursor, Source},
-    keys::KeySpace,
-    load::{SortedColumns, SortedRows},
-    order::merge_runs,
+    gather::Gathered,
+    keys::{KeySpace, RowRef},
+    load::{SortedColumns, SortedRows, load_sorted},
+    order::{Sink, merge_runs},
     race::Rank,
-    spill::{SpillWriter, SpilledRun},
+    spill::{SpillWriter, SpilledRun, with_part_column},
     strategy::{Mode, Plan, Run, Written},
 };
 
@@ -31,14 +32,12 @@ pub(super) struct Runs<'a, K: KeySpace> {
     pub(super) ahead: Arc<Ahead<K>>,
 }
 
-/// Makes the planned runs, in the order of inputs. Only what goes through scratch is decoded here.
+/// Makes the planned runs. Only what goes through scratch is decoded here.
 pub(super) fn make_runs<'a, K: KeySpace>(
     context: &Context<'a>,
     space: &K,
     plan: &Plan,
 ) -> Result<Runs<'a, K>, Stop> {
-    let spill_groups = plan.count(Mode::Spill);
-    let runs_per_group_max = (context.shares.fan_in() / spill_groups.max(1)).max(2);
     let mut in_memory: Vec<&Run> = plan.runs.iter().collect();
     in_memory.retain(|run| run.mode == Mode::Memory);
     in_memory.sort_by_key(|run| run.first_key);
@@ -49,65 +48,60 @@ pub(super) fn make_runs<'a, K: KeySpace>(
         ahead: Arc::new(Ahead::new(in_memory.collect(), plan.early_max)),
     };
     let mut in_scratch = write_to_scratch(context, space, plan)?;
+    made.spilled_run_count = in_scratch.len() as u64;
+    let fan_in = context.shares.fan_in(plan.scratch_bytes);
+    while plan.is_crowded && in_scratch.len() > fan_in {
+        let (merged, count) = merge_neighbours(context, space, in_scratch, fan_in, plan)?;
+        in_scratch = merged;
+        made.spilled_run_count += count;
+    }
+    made.cursors.extend(cursors_of(in_scratch));
     for run in &plan.runs {
-        let first_key = run.first_key;
-        let bound = first_key.and_then(|key| space.bound(key));
+        let bound = run.first_key.and_then(|key| space.bound(key));
         let Some(&first) = run.inputs.first() else {
             continue;
         };
         let rank = Rank::of_part(first);
-        match run.mode {
-            Mode::Stream => {
-                let source = Source::UnopenedStream(first);
-                made.cursors.push(Cursor::waiting(source, bound, rank));
-            }
+        made.cursors.push(match run.mode {
+            Mode::Stream => Cursor::waiting(Source::UnopenedStream(first), bound, rank),
             Mode::Copy => {
                 // A copyable row group has an integer key, so its bound is exact.
                 let copy = context.parts[first].copy.as_ref();
                 let last = copy.and_then(|copy| space.bound(copy.last));
-                made.cursors.push(match (bound, last) {
+                match (bound, last) {
                     (Some(bound), Some(last)) => Cursor::copyable(first, bound, last),
                     _ => Cursor::waiting(Source::UnopenedStream(first), None, rank),
-                });
+                }
             }
             Mode::Memory => {
                 let ahead = Arc::clone(&made.ahead);
                 let source = Source::UnopenedInputs(run.inputs.clone(), ahead);
-                made.cursors.push(Cursor::waiting(source, bound, rank));
+                Cursor::waiting(source, bound, rank)
             }
-            Mode::Scratch(_) => {
-                let Some(written) = in_scratch.pop_front() else {
-                    let reason = "a run in scratch is missing".to_owned();
-                    return Err(context.invariant("ROWS-KEPT", reason).into());
-                };
-                for (run, rank) in written {
-                    made.spilled_run_count += 1;
-                    let source = Source::UnopenedSpill(run, Some(first));
-                    let bound = first_key.and_then(|key| space.bound(key));
-                    made.cursors.push(Cursor::waiting(source, bound, rank));
-                }
-            }
-            Mode::Spill => {
-                let group = spill(context, space, &run.inputs, plan.runs.len() == 1)?;
-                made.spilled_run_count += group.written_count;
-                let mut runs = group.spilled;
-                while runs.len() > runs_per_group_max {
-                    (runs, made.spilled_run_count) = merge_spilled(
-                        context,
-                        space,
-                        runs,
-                        runs_per_group_max,
-                        made.spilled_run_count,
-                    )?;
-                }
-                made.cursors.extend(runs.into_iter().map(|(run, rank)| {
-                    Cursor::waiting(Source::UnopenedSpill(run, None), None, rank)
-                }));
-                made.cursors.extend(group.in_memory);
-            }
-        }
+            Mode::Scratch(_) => continue,
+        });
     }
     Ok(made)
+}
+
+/// A run that was written.
+struct InScratch<K: KeySpace> {
+    run: SpilledRun,
+    /// A block with its first key.
+    first: Option<K::Block>,
+}
+
+/// They wait behind their first keys. Of a part that was written in pieces, earlier rows are in
+/// earlier runs.
+fn cursors_of<'a, K: KeySpace>(runs: Vec<InScratch<K>>) -> impl Iterator<Item = Cursor<'a, K>> {
+    runs.into_iter().enumerate().map(|(place, written)| {
+        let rank = Rank::of_part(written.run.part().unwrap_or(0)).in_run(place);
+        Cursor::waiting(
+            Source::UnopenedSpill(written.run, place),
+            written.first,
+            rank,
+        )
+    })
 }
 
 /// Writes the runs that are to be read from scratch, two at a time: each takes no more than half
@@ -116,56 +110,104 @@ fn write_to_scratch<K: KeySpace>(
     context: &Context<'_>,
     space: &K,
     plan: &Plan,
-) -> Result<VecDeque<Vec<(SpilledRun, Rank)>>, Stop> {
+) -> Result<Vec<InScratch<K>>, Stop> {
     let wanted = plan.runs.iter().filter_map(|run| match run.mode {
         Mode::Scratch(written) => Some((run, written)),
         _ => None,
     });
-    let wanted: Vec<_> = wanted.collect();
-    let write = |(run, written): &(&Run, Written)| {
-        let first = run.inputs.first().copied().unwrap_or(0);
-        let source = match written {
-            Written::Stream => Source::UnopenedStream(first),
-            Written::Whole => {
-                let alone = Arc::new(Ahead::new(Vec::new(), 0));
-                Source::UnopenedInputs(run.inputs.clone(), alone)
-            }
-            Written::Pieces => return Ok(spill(context, space, &run.inputs, false)?.spilled),
-        };
+    let written = in_parallel(context, wanted.collect(), |(run, written)| {
         let bound = run.first_key.and_then(|key| space.bound(key));
-        let rank = Rank::of_part(first);
-        let cursor = Cursor::waiting(source, bound, rank);
-        Ok::<_, Stop>(vec![(write_run(context, space, vec![cursor])?, rank)])
-    };
-    // Results in the order of `wanted`; whoever is free takes the next one.
+        let (cursor, part) = match (written, &run.inputs[..]) {
+            (Written::Pieces, inputs) => return pieces(context, space, inputs, plan),
+            (Written::Stream, &[first]) => {
+                let (source, rank) = (Source::UnopenedStream(first), Rank::of_part(first));
+                (Cursor::waiting(source, bound, rank), Some(first))
+            }
+            (_, inputs) => {
+                let rows = load_sorted(context, space, inputs, context.shares.sort_bytes())?;
+                let is_before = |bound| space.compare(&rows.keys, 0, bound, 0) == Order::Less;
+                if bound.as_ref().is_some_and(is_before) {
+                    return Err(Stop::Misled {
+                        inputs: inputs.to_vec(),
+                        too_large: false,
+                    });
+                }
+                sorted(context, space, rows)?
+            }
+        };
+        Ok(vec![write_run(context, space, vec![cursor], part, plan)?])
+    })?;
+    Ok(written.into_iter().flatten().collect())
+}
+
+/// Does some work on two threads. Results are in the order of `wanted`; whoever is free takes the
+/// next one.
+fn in_parallel<T: Send, R: Send>(
+    context: &Context<'_>,
+    wanted: Vec<T>,
+    work: impl Fn(T) -> Result<R, Stop> + Sync,
+) -> Result<Vec<R>, Stop> {
     let (next, is_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let write_some = || {
-        let mut written = Vec::new();
+    let is_shared = context.request.options.thread_count > 1 && wanted.len() > 1;
+    let wanted: Vec<Mutex<Option<T>>> = wanted
+        .into_iter()
+        .map(|one| Mutex::new(Some(one)))
+        .collect();
+    let work_on_some = || {
+        let mut results = Vec::new();
         while !is_failed.load(Ordering::Relaxed) {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(run) = wanted.get(index) else { break };
-            let done = write(run).inspect_err(|_| is_failed.store(true, Ordering::Relaxed))?;
-            written.push((index, done));
+            let Some(one) = wanted.get(index) else { break };
+            // Each is taken once, by whoever got its number.
+            let Some(one) = one.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+                continue;
+            };
+            let done = work(one).inspect_err(|_| is_failed.store(true, Ordering::Relaxed))?;
+            results.push((index, done));
         }
-        Ok::<_, Stop>(written)
+        Ok::<_, Stop>(results)
     };
-    let mut written = std::thread::scope(|scope| {
-        let is_shared = context.request.options.thread_count > 1 && wanted.len() > 1;
-        // Without the thread, this one writes all.
+    let mut results = std::thread::scope(|scope| {
+        // Without the thread, this one does all.
         let other = is_shared.then(|| {
             let thread = std::thread::Builder::new().name("merge-spill".into());
-            thread.spawn_scoped(scope, write_some)
+            thread.spawn_scoped(scope, work_on_some)
         });
-        let mut written = write_some()?;
+        let mut results = work_on_some()?;
         if let Some(Ok(other)) = other {
             let reason =
                 || context.invariant("ROWS-KEPT", "sorting a file ended the thread".into());
-            written.extend(other.join().unwrap_or_else(|_| Err(reason().into()))?);
+            results.extend(other.join().unwrap_or_else(|_| Err(reason().into()))?);
         }
-        Ok::<_, Stop>(written)
+        Ok::<_, Stop>(results)
     })?;
-    written.sort_by_key(|(index, _)| *index);
-    Ok(written.into_iter().map(|(_, run)| run).collect())
+    results.sort_by_key(|(index, _)| *index);
+    Ok(results.into_iter().map(|(_, done)| done).collect())
+}
+
+/// A cursor of rows that are to be written, and the part that they are of, if they are of one.
+fn sorted<'a, K: KeySpace>(
+    context: &Context<'a>,
+    space: &K,
+    mut rows: SortedRows<K>,
+) -> Result<(Cursor<'a, K>, Option<usize>), Stop> {
+    let Some(ranks) = rows.ranks.take() else {
+        let part = usize::try_from(rows.rank.part()).ok();
+        return Ok((Cursor::sorted(space, rows), part));
+    };
+    let broken = |reason: String| context.invariant("ROWS-KEPT", reason);
+    let schema = with_part_column(&context.work.schema);
+    let mut ranks = ranks.into_iter();
+    for batch in &mut rows.batches {
+        let parts = ranks.by_ref().take(batch.num_rows());
+        let parts = parts.map(|rank| u32::try_from(rank.part()).map_err(|e| e.to_string()));
+        let parts = parts.collect::<Result<Vec<u32>, _>>().map_err(broken)?;
+        let parts: ArrayRef = Arc::new(UInt32Array::from(parts));
+        let columns = batch.columns().iter().cloned().chain([parts]).collect();
+        *batch = RecordBatch::try_new(Arc::clone(&schema), columns)
+            .map_err(|e| broken(e.to_string()))?;
+    }
+    Ok((Cursor::sorted(space, rows), None))
 }
 
 /// Rows that are in memory and not sorted yet.
@@ -173,6 +215,8 @@ struct Pile<K: KeySpace> {
     /// For each united column its arrays, one for each batch.
     columns: Vec<Vec<ArrayRef>>,
     blocks: Vec<K::Block>,
+    /// The part that each batch is of.
+    parts: Vec<usize>,
     row_count: u64,
     size_bytes: u64,
 }
@@ -182,6 +226,7 @@ impl<K: KeySpace> Pile<K> {
         Self {
             columns: Vec::new(),
             blocks: Vec::new(),
+            parts: Vec::new(),
             row_count: 0,
             size_bytes: 0,
         }
@@ -191,8 +236,8 @@ impl<K: KeySpace> Pile<K> {
         &mut self,
         context: &Context<'_>,
         space: &K,
-        batch: &RecordBatch,
-        bytes: u64,
+        part: usize,
+        (batch, bytes): (&RecordBatch, u64),
     ) -> Result<(), MergeError> {
         let keys = context.encode(space, batch)?;
         self.row_count += batch.num_rows() as u64;
@@ -202,49 +247,43 @@ impl<K: KeySpace> Pile<K> {
             column.push(ArrayRef::clone(array));
         }
         self.blocks.push(keys);
+        self.parts.push(part);
         Ok(())
     }
 
-    fn sort<'a>(self, context: &Context<'a>, space: &K, rank: Rank) -> Result<Cursor<'a, K>, Stop> {
+    fn sort(self, context: &Context<'_>, space: &K) -> Result<SortedRows<K>, Stop> {
         let (keys, order) = space.sort(self.blocks);
         let row_bytes = self.size_bytes / self.row_count.max(1);
         let mut sorted = SortedColumns::new(context, &order, row_bytes);
         for (index, chunks) in self.columns.into_iter().enumerate() {
             sorted.add(index, &chunks)?;
         }
-        let rows = SortedRows {
+        let first = self.parts.first().copied().unwrap_or(0);
+        let rank_of = |at: &RowRef| Rank::of_part(self.parts[at.batch as usize]);
+        let is_of_one = self.parts.last() == Some(&first);
+        Ok(SortedRows {
             keys,
-            rank,
-            ranks: None,
+            rank: Rank::of_part(first),
+            ranks: (!is_of_one).then(|| order.iter().map(rank_of).collect()),
             row_bytes: sorted.row_bytes(),
             batches: sorted.finish()?,
-        };
-        Ok(Cursor::sorted(space, rows))
+        })
     }
 }
 
-/// What became of inputs that were to go through scratch.
-struct SpilledGroup<'a, K: KeySpace> {
-    spilled: Vec<(SpilledRun, Rank)>,
-    written_count: u64,
-    /// The last rows, when they may stay.
-    in_memory: Option<Cursor<'a, K>>,
-}
-
-/// Sorts inputs in pieces of what memory holds. When all fits after all and nothing else is
-/// merged, nothing is written.
-fn spill<'a, K: KeySpace>(
-    context: &Context<'a>,
+/// Sorts inputs in pieces of what memory holds.
+fn pieces<K: KeySpace>(
+    context: &Context<'_>,
     space: &K,
     inputs: &[usize],
-    is_alone: bool,
-) -> Result<SpilledGroup<'a, K>, Stop> {
-    let mut group = SpilledGroup {
-        spilled: Vec::new(),
-        written_count: 0,
-        in_memory: None,
+    plan: &Plan,
+) -> Result<Vec<InScratch<K>>, Stop> {
+    let mut written = Vec::new();
+    let mut write = |pile: Pile<K>| {
+        let (cursor, part) = sorted(context, space, pile.sort(context, space)?)?;
+        written.push(write_run(context, space, vec![cursor], part, plan)?);
+        Ok::<_, Stop>(())
     };
-    let first = Rank::of_part(inputs.first().copied().unwrap_or(0));
     let mut pile = Pile::new();
     for &index in inputs {
         if context.parts[index].row_count == 0 {
@@ -257,87 +296,88 @@ fn spill<'a, K: KeySpace>(
             .saturating_sub(2 * decoder.pages_bytes())
             .clamp(runs_bytes / 4, runs_bytes / 2);
         while let Some((batch, bytes)) = decoder.next()? {
-            pile.push(context, space, &batch, bytes)?;
+            pile.push(context, space, index, (&batch, bytes))?;
             if pile.size_bytes > limit_bytes {
-                let full = std::mem::replace(&mut pile, Pile::new());
-                let rank = first.piece(group.spilled.len());
-                let full = full.sort(context, space, rank)?;
-                group
-                    .spilled
-                    .push((write_run(context, space, vec![full])?, rank));
-                group.written_count += 1;
+                write(std::mem::replace(&mut pile, Pile::new()))?;
             }
         }
     }
     if pile.row_count > 0 {
-        let rank = first.piece(group.spilled.len());
-        let rest = pile.sort(context, space, rank)?;
-        if group.spilled.is_empty() && is_alone {
-            group.in_memory = Some(rest);
-        } else {
-            group
-                .spilled
-                .push((write_run(context, space, vec![rest])?, rank));
-            group.written_count += 1;
-        }
+        write(pile)?;
     }
-    Ok(group)
+    Ok(written)
 }
 
-/// One pass over runs in scratch: neighbours become one, as many as can be read together. No
-/// more of them than are needed to get down to `wanted_count`, when one merge is enough.
-fn merge_spilled<K: KeySpace>(
+/// One pass over runs in scratch: neighbours become one. No more of them than are needed to get
+/// down to `wanted_count`, when one pass is enough. Also gives how many were written.
+fn merge_neighbours<K: KeySpace>(
     context: &Context<'_>,
     space: &K,
-    runs: Vec<(SpilledRun, Rank)>,
+    runs: Vec<InScratch<K>>,
     wanted_count: usize,
-    mut written_count: u64,
-) -> Result<(Vec<(SpilledRun, Rank)>, u64), Stop> {
-    let fan_in = context.shares.fan_in();
-    let mut merged = Vec::with_capacity(runs.len().div_ceil(fan_in));
-    let excess = runs.len() - wanted_count + 1;
-    let is_last = excess <= fan_in;
+    plan: &Plan,
+) -> Result<(Vec<InScratch<K>>, u64), Stop> {
+    // Two threads read at a time.
+    let fan_in = (context.shares.fan_in(plan.scratch_bytes) / 2).max(2);
+    let merge_count = (runs.len() - wanted_count).div_ceil(fan_in - 1);
+    let mut groups: Vec<Vec<InScratch<K>>> = Vec::new();
     let mut runs = runs.into_iter();
-    loop {
-        let neighbours: Vec<_> = runs
-            .by_ref()
-            .take(if is_last { excess } else { fan_in })
-            .map(|(run, rank)| {
-                (
-                    Cursor::waiting(Source::UnopenedSpill(run, None), None, rank),
-                    rank,
-                )
-            })
-            .collect();
-        let Some(rank) = neighbours.first().map(|(_, rank)| *rank) else {
-            return Ok((merged, written_count));
-        };
-        let neighbours = neighbours.into_iter().map(|(run, _)| run).collect();
-        merged.push((write_run(context, space, neighbours)?, rank));
-        written_count += 1;
-        if is_last {
-            merged.extend(runs);
-            return Ok((merged, written_count));
+    while groups.len() < merge_count && runs.len() > 1 {
+        groups.push(runs.by_ref().take(fan_in).collect());
+    }
+    let rest: Vec<_> = runs.collect();
+    let mut merged = in_parallel(context, groups, |group| {
+        let mut parts = group.iter().map(|written| written.run.part());
+        let first = parts.next().flatten();
+        let part = first.filter(|_| parts.all(|part| part == first));
+        write_run(context, space, cursors_of(group).collect(), part, plan)
+    })?;
+    let count = merged.len() as u64;
+    merged.extend(rest);
+    Ok((merged, count))
+}
+
+/// Writes a run and takes a note of its first key.
+struct ToScratch<'a, 'b, K: KeySpace> {
+    context: &'a Context<'b>,
+    space: &'a K,
+    writer: SpillWriter,
+    first: Option<K::Block>,
+}
+
+impl<K: KeySpace> Sink for ToScratch<'_, '_, K> {
+    fn write(&mut self, rows: Gathered) -> Result<(), MergeError> {
+        if self.first.is_none() {
+            let places = self.context.sort_places.iter();
+            let column = |place: &usize| Ok(rows.column(*place)?.slice(0, 1));
+            let columns = places.map(column).collect::<Result<Vec<_>, String>>();
+            let first = columns.and_then(|columns| self.space.encode(&columns));
+            let broken = |reason| self.context.invariant("ORDER-KEPT", reason);
+            self.first = Some(first.map_err(broken)?);
         }
+        self.writer.write(rows)
     }
 }
 
+/// Merges runs into one in scratch. `part`: all their rows are of it; else they say so themselves.
 fn write_run<'a, K: KeySpace>(
     context: &Context<'a>,
     space: &K,
     cursors: Vec<Cursor<'a, K>>,
-) -> Result<SpilledRun, Stop> {
-    let mut writer = SpillWriter::create(
-        &context.request.scratch,
-        &context.work.schema,
-        context.shares.spill_batch_bytes,
-    )?;
-    merge_runs(
+    part: Option<usize>,
+    plan: &Plan,
+) -> Result<InScratch<K>, Stop> {
+    let limits = spill_batch(plan.scratch_bytes);
+    let schema = &context.work.schema;
+    let mut sink = ToScratch {
         context,
         space,
-        cursors,
-        context.shares.spill_batch(),
-        &mut writer,
-    )?;
-    Ok(writer.finish()?)
+        writer: SpillWriter::create(&context.request.scratch, schema, limits.bytes, part)?,
+        first: None,
+    };
+    merge_runs(context, space, cursors, limits, &mut sink)?;
+    Ok(InScratch {
+        run: sink.writer.finish()?,
+        first: sink.first,
+    })
 }

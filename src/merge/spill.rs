@@ -2,15 +2,15 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{BufReader, BufWriter, Write},
-    os::unix::fs::OpenOptionsExt,
+    io::{BufReader, BufWriter, Read, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch},
-    datatypes::{DataType, SchemaRef},
+    array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array},
+    datatypes::{DataType, Field, Schema, SchemaRef},
     ipc::{
         CompressionType,
         reader::StreamReader,
@@ -67,35 +67,51 @@ impl Drop for RemovedOnDrop {
 #[derive(Debug)]
 pub(super) struct SpilledRun {
     file: RemovedOnDrop,
+    /// The part that all its rows are of, if they are of one.
+    part: Option<usize>,
 }
 
-/// Writes one run.
+/// Writes one run. Behind the columns of the rows stands one more: the part that each row is of,
+/// which decides between equal rows of several runs.
 pub(super) struct SpillWriter {
     file: RemovedOnDrop,
     schema: SchemaRef,
+    part: Option<usize>,
     writer: StreamWriter<BufWriter<File>>,
 }
 
+/// The columns of a run in scratch.
+pub(super) fn with_part_column(schema: &Schema) -> SchemaRef {
+    let part = Field::new("gigamerge.part", DataType::UInt32, false);
+    let fields = schema.fields().iter().cloned();
+    Arc::new(Schema::new(
+        fields.chain([Arc::new(part)]).collect::<Vec<_>>(),
+    ))
+}
+
 impl SpillWriter {
-    /// Starts a run in `folder`.
+    /// Starts a run in `folder`. Its rows are all of `part`, or say themselves of which they are.
     pub(super) fn create(
         folder: &Path,
         schema: &SchemaRef,
         batch_bytes: u64,
+        part: Option<usize>,
     ) -> Result<Self, MergeError> {
         let name = format!("gigamerge-{}.run", uuid::Uuid::new_v4());
         let (guard, file) = RemovedOnDrop::create(folder.join(name))?;
         let is_compressed =
             batch_bytes / schema.fields().len().max(1) as u64 >= COMPRESSED_FROM_BYTES;
+        let schema = with_part_column(schema);
         let options = IpcWriteOptions::default()
             .try_with_compression(is_compressed.then_some(CompressionType::LZ4_FRAME))
             .and_then(|options| {
-                StreamWriter::try_new_with_options(BufWriter::new(file), schema, options)
+                StreamWriter::try_new_with_options(BufWriter::new(file), &schema, options)
             });
         match options {
             Ok(writer) => Ok(Self {
                 file: guard,
-                schema: SchemaRef::clone(schema),
+                schema,
+                part,
                 writer,
             }),
             Err(error) => Err(scratch_error(&guard, &error)),
@@ -105,62 +121,89 @@ impl SpillWriter {
     /// Ends the run.
     pub(super) fn finish(self) -> Result<SpilledRun, MergeError> {
         let Self {
-            file, mut writer, ..
+            file,
+            part,
+            mut writer,
+            ..
         } = self;
         let ended = writer.finish().and_then(|()| Ok(writer.get_mut().flush()?));
         match ended {
-            Ok(()) => Ok(SpilledRun { file }),
+            Ok(()) => Ok(SpilledRun { file, part }),
             Err(error) => Err(scratch_error(&file, &error)),
         }
+    }
+
+    fn batch(&self, rows: &Gathered) -> Result<RecordBatch, String> {
+        let column = |index| match self.part {
+            Some(part) if index + 1 == self.schema.fields().len() => {
+                let part = u32::try_from(part).map_err(|e| e.to_string())?;
+                let parts: ArrayRef = Arc::new(UInt32Array::from_value(part, rows.row_count()));
+                Ok(parts)
+            }
+            // Without the pages that views look into.
+            _ => rows.column(index).map(without_pages),
+        };
+        let columns = (0..self.schema.fields().len()).map(column);
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        let options =
+            arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.row_count()));
+        RecordBatch::try_new_with_options(SchemaRef::clone(&self.schema), columns, &options)
+            .map_err(|e| e.to_string())
     }
 }
 
 impl Sink for SpillWriter {
     fn write(&mut self, rows: Gathered) -> Result<(), MergeError> {
-        // Without the pages that views look into.
-        let columns =
-            (0..self.schema.fields().len()).map(|index| rows.column(index).map(without_pages));
-        columns
-            .collect::<Result<Vec<_>, _>>()
-            .and_then(|columns| {
-                let options =
-                    arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.row_count()));
-                let batch = RecordBatch::try_new_with_options(
-                    SchemaRef::clone(&self.schema),
-                    columns,
-                    &options,
-                );
-                batch.map_err(|e| e.to_string())
-            })
-            .map_err(|reason| MergeError::Encode {
-                path: self.file.path().to_owned(),
-                reason,
-            })
-            .and_then(|batch| {
-                self.writer
-                    .write(&batch)
-                    .map_err(|e| scratch_error(&self.file, &e))
-            })
+        let batch = self.batch(&rows).map_err(|reason| MergeError::Encode {
+            path: self.file.path().to_owned(),
+            reason,
+        })?;
+        self.writer
+            .write(&batch)
+            .map_err(|e| scratch_error(&self.file, &e))
     }
 }
 
 /// Reads one run; the file is removed with it.
 pub(super) struct SpillReader {
     run: SpilledRun,
-    reader: StreamReader<BufReader<File>>,
+    place: usize,
+    reader: StreamReader<BufReader<Reopened>>,
+}
+
+/// A file that is open only while something is read: so any number of runs can be read together.
+struct Reopened {
+    path: PathBuf,
+    position: u64,
+}
+
+impl Read for Reopened {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = File::open(&self.path)?.read_at(buffer, self.position)?;
+        self.position += count as u64;
+        Ok(count)
+    }
 }
 
 impl SpilledRun {
-    /// Opens the run for reading.
-    pub(super) fn open(self) -> Result<SpillReader, MergeError> {
-        let path = self.file.path();
-        let file = File::open(path).map_err(|source| MergeError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+    /// The part that all its rows are of, if they are of one.
+    pub(super) fn part(&self) -> Option<usize> {
+        self.part
+    }
+
+    /// Opens the run for reading. `place`: among the runs in scratch.
+    pub(super) fn open(self, place: usize) -> Result<SpillReader, MergeError> {
+        let file = Reopened {
+            path: self.file.path().to_owned(),
+            position: 0,
+        };
         let reader = StreamReader::try_new(BufReader::new(file), None)
             .map_err(|e| scratch_error(&self.file, &e))?;
-        Ok(SpillReader { run: self, reader })
+        Ok(SpillReader {
+            run: self,
+            place,
+            reader,
+        })
     }
 }
 
@@ -171,6 +214,16 @@ impl SpillReader {
             .next()
             .transpose()
             .map_err(|e| scratch_error(&self.run.file, &e))
+    }
+
+    /// The part that all its rows are of, if they are of one.
+    pub(super) fn part(&self) -> Option<usize> {
+        self.run.part
+    }
+
+    /// Its place among the runs in scratch.
+    pub(super) fn place(&self) -> usize {
+        self.place
     }
 }
 

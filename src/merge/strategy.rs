@@ -1,7 +1,10 @@
 //! Which inputs are streamed, sorted in memory or sorted through scratch. Pure: decided from
 //! footers, tested without files.
 
-use super::peak::{MayWrite, fit, run_bytes};
+use super::{
+    peak::{MayWrite, Pile, fit, run_bytes},
+    piles::{PILE_ROWS, all_in_scratch, neighbours, some_in_scratch, together},
+};
 
 /// What is known of an input before it is decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,12 +28,21 @@ pub(super) struct InputSummary {
 pub(super) struct Limits {
     /// Bytes of all open runs together.
     pub(super) runs_bytes: u64,
-    /// Bytes of one input that is sorted before the merge begins; two are sorted at a time.
+    /// Bytes of inputs that are sorted before the merge begins; two such lots are sorted at a time.
     pub(super) sort_bytes: u64,
-    /// Bytes that reading one run from scratch takes.
+    /// Bytes that reading one run from scratch takes, at most.
     pub(super) scratch_bytes: u64,
-    /// Files that may be open at once.
+    /// The same, at least: with smaller batches.
+    pub(super) scratch_bytes_min: u64,
+    /// Files that may be open at once; of runs in scratch none stays open.
     pub(super) open_files: usize,
+}
+
+impl Limits {
+    /// Bytes of a part of a large input, at most: a few make a pile, and a row group more fits too.
+    pub(super) fn part_bytes(&self) -> u64 {
+        self.sort_bytes / 9 * 2
+    }
 }
 
 /// How a run of inputs becomes sorted rows.
@@ -42,17 +54,15 @@ pub(super) enum Mode {
     Copy,
     /// Decoded as a whole and sorted when its first key is reached.
     Memory,
-    /// One input, which would be too much beside the others: brought into order and written to
-    /// scratch before the merge begins, then read batch by batch.
+    /// What would be too much beside the others: brought into order and written to scratch before
+    /// the merge begins, then read batch by batch.
     Scratch(Written),
-    /// Sorted in pieces of what memory holds, which go through scratch.
-    Spill,
 }
 
-/// How an input is brought into order on its way to scratch.
+/// How inputs are brought into order on their way to scratch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Written {
-    /// It is in order.
+    /// One input that is in order.
     Stream,
     /// Sorted as a whole.
     Whole,
@@ -76,12 +86,49 @@ pub(super) struct Plan {
     pub(super) runs: Vec<Run>,
     /// Runs that may be in memory before their turn comes.
     pub(super) early_max: usize,
+    /// Bytes that reading one run from scratch may take.
+    pub(super) scratch_bytes: u64,
+    /// All runs are in scratch, and more of them than can be read together.
+    pub(super) is_crowded: bool,
 }
 
 impl Plan {
+    /// Piles that are not written are runs by themselves.
+    pub(super) fn of(
+        piles: Vec<Pile>,
+        inputs: &[InputSummary],
+        limits: Limits,
+        peak_bytes: u64,
+    ) -> Self {
+        let mut runs = Vec::with_capacity(piles.len());
+        for pile in piles {
+            match pile.written {
+                None => runs.extend(pile.runs),
+                Some(written) => runs.push(together(&pile.runs, Mode::Scratch(written))),
+            }
+        }
+        // A quarter stays free: what runs take is estimated.
+        let left_bytes = (limits.runs_bytes / 4 * 3).saturating_sub(peak_bytes);
+        let sorted = runs.iter().filter(|run| run.mode == Mode::Memory);
+        let largest_bytes = sorted.map(|run| run_bytes(run, inputs)).max().unwrap_or(0);
+        let early = usize::try_from(left_bytes / largest_bytes.max(1)).unwrap_or(usize::MAX);
+        Self {
+            runs,
+            early_max: early.min(EARLY_MAX),
+            scratch_bytes: limits.scratch_bytes,
+            is_crowded: false,
+        }
+    }
+
     /// How many runs are read so.
     pub(super) fn count(&self, mode: Mode) -> usize {
         self.runs.iter().filter(|run| run.mode == mode).count()
+    }
+
+    /// Whether anything goes through scratch.
+    pub(super) fn writes(&self) -> bool {
+        let mut runs = self.runs.iter();
+        runs.any(|run| matches!(run.mode, Mode::Scratch(_)))
     }
 }
 
@@ -93,70 +140,60 @@ const SMALL_RUN_ROWS: u64 = 16_384;
 const SMALL_RUN_FILES: usize = 64;
 /// Streaming a file pays from this many rows.
 const STREAM_ROWS_MIN: u64 = 16_384;
-/// With more groups of spilled inputs between streamed ones, their runs would need too many files.
-const SPILLED_GROUP_COUNT_MAX: usize = 8;
 
 /// Decides how each input is read. Of equal rows, those of earlier inputs come first, however
 /// inputs are put together.
 ///
 /// Runs are opened when the merge reaches their first key, so only those that overlap count
-/// against the limits. What does not fit goes through scratch: first as many inputs as are too
-/// much at a time, each for itself; then all that must be sorted, in pieces; then everything.
+/// against the limits. What does not fit goes through scratch, together with its neighbours in
+/// time: first as much as is too much at a time, then everything.
 pub(super) fn choose_strategy(inputs: &[InputSummary], limits: Limits) -> Plan {
-    let mut lazy = plan(inputs, limits, Mode::Memory);
-    let peak_bytes = fit(&mut lazy, inputs, limits, MayWrite::No)
-        .or_else(|| fit(&mut lazy, inputs, limits, MayWrite::Yes));
-    if let Some(peak_bytes) = peak_bytes {
-        // A quarter stays free: what runs take is estimated.
-        let left_bytes = (limits.runs_bytes / 4 * 3).saturating_sub(peak_bytes);
-        let sorted = lazy.iter().filter(|run| run.mode == Mode::Memory);
-        let largest_bytes = sorted.map(|run| run_bytes(run, inputs)).max().unwrap_or(0);
-        let early = usize::try_from(left_bytes / largest_bytes.max(1)).unwrap_or(usize::MAX);
-        return Plan {
-            runs: lazy,
-            early_max: early.min(EARLY_MAX),
-        };
+    let lazy = plan(inputs, limits, Sorted::Streamed);
+    let mut alone: Vec<Pile> = lazy.into_iter().map(Pile::of_one).collect();
+    if let Some(peak_bytes) = fit(&mut alone, inputs, limits, MayWrite::No) {
+        return Plan::of(alone, inputs, limits, peak_bytes);
     }
-    Plan {
-        runs: with_scratch(inputs, limits),
-        early_max: 0,
+    // Where streams are too many files, or what they hold of each is too much, they take less
+    // sorted together with others.
+    let attempts = [
+        (Sorted::Streamed, PILE_ROWS),
+        (Sorted::Streamed, u64::MAX),
+        (Sorted::Again, PILE_ROWS),
+        (Sorted::Again, u64::MAX),
+    ];
+    for (sorted, pile_rows) in attempts {
+        let piles = neighbours(plan(inputs, limits, sorted), inputs, limits, pile_rows);
+        if let Some(plan) = some_in_scratch(&piles, inputs, limits) {
+            return plan;
+        }
     }
+    let piles = neighbours(
+        plan(inputs, limits, Sorted::Again),
+        inputs,
+        limits,
+        u64::MAX,
+    );
+    all_in_scratch(piles, inputs, limits)
 }
 
-fn with_scratch(inputs: &[InputSummary], limits: Limits) -> Vec<Run> {
-    let spilled = plan(inputs, limits, Mode::Spill);
-    let mut streams: Vec<Run> = spilled
-        .iter()
-        .filter(|run| matches!(run.mode, Mode::Stream | Mode::Copy))
-        .cloned()
-        .collect();
-    let half = Limits {
-        runs_bytes: limits.runs_bytes / 2,
-        open_files: limits.open_files / 2,
-        ..limits
-    };
-    if fit(&mut streams, inputs, half, MayWrite::No).is_some()
-        && spilled.len() - streams.len() <= SPILLED_GROUP_COUNT_MAX
-    {
-        return spilled;
-    }
-    vec![Run {
-        inputs: (0..inputs.len()).collect(),
-        mode: Mode::Spill,
-        first_key: None,
-    }]
+/// What is done with inputs that are in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sorted {
+    Streamed,
+    /// They are sorted like the others.
+    Again,
 }
 
-fn plan(inputs: &[InputSummary], limits: Limits, unsorted: Mode) -> Vec<Run> {
+fn plan(inputs: &[InputSummary], limits: Limits, sorted: Sorted) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut small: Vec<usize> = Vec::new();
-    // Whether inputs may still join the last run.
-    let mut is_open = false;
     for (index, input) in inputs.iter().enumerate() {
         if input.row_count == 0 {
             continue;
         }
-        let mode = if input.is_copyable {
+        let mode = if sorted == Sorted::Again {
+            Mode::Memory
+        } else if input.is_copyable {
             Mode::Copy
         } else if input.seems_sorted
             && input.row_count >= STREAM_ROWS_MIN
@@ -164,22 +201,12 @@ fn plan(inputs: &[InputSummary], limits: Limits, unsorted: Mode) -> Vec<Run> {
         {
             Mode::Stream
         } else {
-            unsorted
+            Mode::Memory
         };
         if mode == Mode::Memory && input.row_count < SMALL_RUN_ROWS {
             small.push(index);
             continue;
         }
-        // Pieces of spilled inputs are in the order of inputs: no stream may come between.
-        if mode == Mode::Spill
-            && is_open
-            && let Some(run) = runs.last_mut()
-        {
-            run.inputs.push(index);
-            run.first_key = earlier(run.first_key, input);
-            continue;
-        }
-        is_open = mode == Mode::Spill;
         runs.push(Run {
             inputs: vec![index],
             mode,
@@ -239,6 +266,7 @@ mod tests {
         runs_bytes: 1000,
         sort_bytes: 500,
         scratch_bytes: 60,
+        scratch_bytes_min: 60,
         open_files: 4,
     };
 
@@ -280,34 +308,27 @@ mod tests {
     }
 
     #[test]
-    fn unsorted_inputs_that_overlap_too_much_go_through_scratch_together() {
-        let inputs: Vec<_> = (0..100).map(|i| small(i, i + 50)).collect();
-        assert_eq!(modes(&inputs), [((0..100).collect(), Mode::Spill)]);
-    }
-
-    #[test]
-    fn sorted_inputs_are_streamed_between_runs_that_are_spilled() {
-        // Too many to be read from scratch one by one.
+    fn a_stream_stays_one_beside_inputs_in_scratch() {
         let large = InputSummary {
             decoded_bytes: 5_001,
             ..small(0, 9)
         };
-        let sorted = sorted(0, 9);
-        let inputs = [large.clone(), large.clone(), large.clone(), sorted, large];
-        assert_eq!(
-            modes(&inputs),
-            [
-                (vec![0, 1, 2], Mode::Spill),
-                (vec![3], Mode::Stream),
-                (vec![4], Mode::Spill)
-            ]
-        );
+        let inputs = [large.clone(), sorted(0, 9)];
+        let limits = Limits {
+            scratch_bytes_min: 15,
+            ..LIMITS
+        };
+        let plan = choose_strategy(&inputs, limits);
+        let modes: Vec<_> = plan.runs.iter().map(|run| run.mode).collect();
+        assert_eq!(modes, [Mode::Stream, Mode::Scratch(Written::Pieces)]);
     }
 
     #[test]
     fn more_overlapping_streams_than_files_may_be_open_go_through_scratch() {
         let inputs: Vec<_> = (0..5).map(|_| sorted(0, 9)).collect();
-        assert_eq!(modes(&inputs), [((0..5).collect(), Mode::Spill)]);
+        let written = Mode::Scratch(Written::Stream);
+        let modes_of: Vec<_> = modes(&inputs).into_iter().map(|(_, mode)| mode).collect();
+        assert_eq!(modes_of.iter().filter(|mode| **mode == written).count(), 1);
         let inputs: Vec<_> = (0..50).map(|i| sorted(i * 10, i * 10 + 9)).collect();
         assert!(modes(&inputs).iter().all(|(_, mode)| *mode == Mode::Stream));
     }
@@ -328,7 +349,12 @@ mod tests {
             ]
         );
         let inputs: Vec<_> = (0..5).map(|_| copyable(0, 9)).collect();
-        assert_eq!(modes(&inputs), [((0..5).collect(), Mode::Spill)]);
+        let modes = modes(&inputs);
+        assert!(
+            modes
+                .iter()
+                .all(|(_, mode)| matches!(mode, Mode::Scratch(_)))
+        );
     }
 
     #[test]
@@ -395,6 +421,7 @@ mod tests {
             decoded_bytes: 60_000,
             ..small(0, 9)
         };
-        assert_eq!(modes(&[large]), [(vec![0], Mode::Spill)]);
+        let pieces = Mode::Scratch(Written::Pieces);
+        assert_eq!(modes(&[large]), [(vec![0], pieces)]);
     }
 }

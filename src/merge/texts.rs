@@ -20,7 +20,7 @@ use parquet::{
 };
 
 use super::{
-    Keep, MergeError, MergeOptions,
+    Keep, MergeControl, MergeError, MergeOptions,
     flat::FlatColumn,
     inputs::Input,
     interner::{Interner, SharedInterner},
@@ -55,6 +55,7 @@ impl WorkSchema {
         options: &MergeOptions,
         properties: &WriterProperties,
         crowded: &BTreeSet<usize>,
+        control: &MergeControl,
     ) -> Result<Self, MergeError> {
         let mut held: Vec<Held> = Vec::new();
         let mut candidates = Vec::new();
@@ -84,6 +85,7 @@ impl WorkSchema {
             if candidates.is_empty() {
                 break;
             }
+            control.check()?;
             let footer = input
                 .footer()
                 .map_err(|bad| MergeError::BadInputs(vec![bad]))?;

@@ -39,6 +39,7 @@ mod merge_files;
 mod merge_files_command;
 mod merge_nearly_sorted;
 mod merge_properties;
+mod merge_scratch;
 mod merge_settings;
 mod moves;
 mod moves_script;
