@@ -167,6 +167,7 @@ impl<'a, K: KeySpace> Cursor<'a, K> {
         let Some((batch, bytes)) = next else {
             // Closes the file, and removes a run in scratch.
             self.source = Source::Memory;
+            self.ranks = Ranks::One;
             return Ok(());
         };
         let keys = context.encode(space, &batch)?;
