@@ -84,8 +84,11 @@ pub(super) fn some_in_scratch(
     inputs: &[InputSummary],
     limits: Limits,
 ) -> Option<Plan> {
-    let early_bytes = EARLY_RUNS * largest_in_memory(piles, inputs, limits);
-    let roomy_bytes = (limits.runs_bytes / 4 * 3).saturating_sub(early_bytes);
+    // Streams need no such room: nothing is made of them before their turn.
+    let roomy_bytes = match largest_in_memory(piles, inputs, limits) {
+        0 => limits.runs_bytes,
+        largest => (limits.runs_bytes / 4 * 3).saturating_sub(EARLY_RUNS * largest),
+    };
     for runs_bytes in [roomy_bytes, limits.runs_bytes] {
         let mut scratch_bytes = limits.scratch_bytes;
         loop {
