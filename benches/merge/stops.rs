@@ -10,8 +10,9 @@ use gigamerge::merge::{MergeControl, MergeError, MergeOptions, MergeRequest, mer
 
 use crate::rows::Random;
 
-/// Moments that are tried for each lot of files.
+/// Moments that are tried for each lot of files, as long as that does not take too long.
 const STOP_COUNT: u64 = 60;
+const STOP_TIME: Duration = Duration::from_secs(300);
 
 /// What a merge is doing, as far as can be seen from outside.
 fn phase(control: &MergeControl) -> &'static str {
@@ -68,7 +69,11 @@ pub(crate) fn measure(folder: &Path, options: &MergeOptions) {
     let (_, _, whole) = merge(Duration::MAX);
     let mut random = Random::new(17);
     let mut delays: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let started = Instant::now();
     for _ in 0..STOP_COUNT {
+        if started.elapsed() > STOP_TIME {
+            break;
+        }
         let micros = u64::try_from(whole.as_micros()).expect("a short merge");
         let (phase, delay, _) = merge(Duration::from_micros(random.below(micros)));
         delays

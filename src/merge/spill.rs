@@ -23,7 +23,11 @@ use super::{MergeError, gather::Gathered, order::Sink};
 /// Compressing a column's share of a batch below this costs more than writing it as it is.
 const COMPRESSED_FROM_BYTES: u64 = 4 << 10;
 
-/// A file that is removed when this is dropped, unless it is kept.
+/// What the kernel frees in a few milliseconds.
+const FREED_AT_ONCE: u64 = 16 << 20;
+
+/// A file that is removed when this is dropped, unless it is kept. Other handles to it are to be
+/// closed before.
 #[derive(Debug)]
 pub(super) struct RemovedOnDrop {
     path: PathBuf,
@@ -56,9 +60,18 @@ impl RemovedOnDrop {
 
 impl Drop for RemovedOnDrop {
     fn drop(&mut self) {
-        if !self.kept {
-            // A file that is gone already is as wanted; nothing else can be done here.
-            let _ = std::fs::remove_file(&self.path);
+        if self.kept {
+            return;
+        }
+        let open = File::open(&self.path);
+        // A file that is gone already is as wanted; nothing else can be done here.
+        let _ = std::fs::remove_file(&self.path);
+        // Gone from its folder; freeing a large one takes the kernel long, and who stops a merge
+        // need not wait for it.
+        let is_large = |file: &File| file.metadata().is_ok_and(|meta| meta.len() > FREED_AT_ONCE);
+        if let Some(file) = open.ok().filter(is_large) {
+            let freeing = std::thread::Builder::new().name("merge-free".into());
+            let _ = freeing.spawn(move || drop(file));
         }
     }
 }
@@ -74,10 +87,10 @@ pub(super) struct SpilledRun {
 /// Writes one run. Behind the columns of the rows stands one more: the part that each row is of,
 /// which decides between equal rows of several runs.
 pub(super) struct SpillWriter {
+    writer: StreamWriter<BufWriter<File>>,
     file: RemovedOnDrop,
     schema: SchemaRef,
     part: Option<usize>,
-    writer: StreamWriter<BufWriter<File>>,
 }
 
 /// The columns of a run in scratch.

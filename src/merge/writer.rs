@@ -34,8 +34,8 @@ const QUEUED_BATCHES_MAX: usize = 10;
 /// Writes one output file, which vanishes unless it is finished and kept.
 pub(super) struct OutputWriter<'a> {
     control: &'a MergeControl,
-    file: RemovedOnDrop,
     writer: SerializedFileWriter<BufWriter<OutputFile>>,
+    file: RemovedOnDrop,
     /// Set when columns need writers of `parquet`.
     factory: Option<ArrowRowGroupWriterFactory>,
     helper: Helper,
