@@ -25,7 +25,7 @@ use super::{
     context::Context,
     guard::{InputBytes, guarded},
     page_check::PageHeader,
-    raw_copy::Part,
+    parts::Part,
     thrift,
 };
 

@@ -10,7 +10,7 @@ use super::{
     inputs::Input,
     keys::KeySpace,
     order::BatchLimits,
-    raw_copy::Part,
+    parts::Part,
     schema::UnitedSchema,
     texts::WorkSchema,
 };

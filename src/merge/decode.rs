@@ -20,7 +20,7 @@ use super::{
     guard::{InputBytes, guarded},
     inputs::Input,
     pages::{CheckedReader, Wanted, read_checked},
-    raw_copy::Part,
+    parts::Part,
     sizes::{array_bytes, pages_bytes, row_size},
     texts::{Crowded, Held, Numbering, WorkSchema},
     widen,

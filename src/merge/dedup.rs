@@ -21,7 +21,7 @@ use super::{
     inputs::Input,
     keys::{KeySpace, RowKeys},
     order::Sink,
-    raw_copy::Part,
+    parts::Part,
     sort_order::CANNOT_BE_ORDERED,
 };
 

@@ -72,6 +72,18 @@ pub(super) struct GroupKeys {
     pub(super) bounds: [ArrayRef; 2],
 }
 
+/// As [`group_keys`], of an input whose footer may have to be read again.
+pub(super) fn keys_of(
+    input: &Input,
+    column: &SortColumn,
+    data_type: &DataType,
+) -> Result<Option<Vec<GroupKeys>>, MergeError> {
+    let footer = input
+        .footer()
+        .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
+    Ok(group_keys(&footer, column, data_type))
+}
+
 /// Key ranges of the row groups that hold rows; `None` where statistics are missing or a
 /// type's statistics cannot be relied on (floats leave NaN out).
 pub(super) fn group_keys(

@@ -6,7 +6,7 @@ use super::{
     MergeError, SortColumn,
     footers::{self, GroupKeys},
     inputs::Input,
-    raw_copy::Part,
+    parts::Part,
     strategy::InputSummary,
 };
 use arrow::datatypes::DataType;
@@ -32,7 +32,7 @@ pub(super) fn cut(
         let is_wanted = is_whole && !summary.seems_sorted && summary.key_range.is_some();
         let is_large = summary.row_count >= GROUPS_MIN as u64 * GROUP_ROWS_MIN;
         let groups = if is_wanted && is_large {
-            groups_of(&inputs[part.input], column, key_type)?
+            footers::keys_of(&inputs[part.input], column, key_type)?
         } else {
             None
         };
@@ -58,17 +58,6 @@ pub(super) fn cut(
         }
     }
     Ok(cut)
-}
-
-fn groups_of(
-    input: &Input,
-    column: &SortColumn,
-    key_type: &DataType,
-) -> Result<Option<Vec<GroupKeys>>, MergeError> {
-    let footer = input
-        .footer()
-        .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
-    Ok(footers::group_keys(&footer, column, key_type))
 }
 
 /// Whether only few of an input's row groups overlap anywhere.

@@ -14,8 +14,8 @@ use super::{
     cursor::{Cursor, Source},
     gather::Gathered,
     keys::KeySpace,
+    parts::Part,
     race::{Head, Race, Racer, comes_before},
-    raw_copy::Part,
 };
 
 /// Where sorted rows go.

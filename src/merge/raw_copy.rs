@@ -25,50 +25,12 @@ use super::{
     footers::{self, GroupKeys},
     inputs::Input,
     keys::ordered_integers,
+    parts::{Copyable, Part, PlacedBounds},
     properties::{has_bloom_filter, parquet_compression},
     scan::scan_groups,
     schema::UnitedSchema,
     strategy::InputSummary,
 };
-
-/// Consecutive row groups of one input that are handled together.
-#[derive(Debug, Clone)]
-pub(super) struct Part {
-    /// Place of the input.
-    pub(super) input: usize,
-    /// Its row groups.
-    pub(super) groups: Range<usize>,
-    /// Their rows.
-    pub(super) row_count: u64,
-    /// Set when this is one row group that may be copied.
-    pub(super) copy: Option<Copyable>,
-}
-
-/// A row group in the wanted order, without nulls in its key.
-#[derive(Debug, Clone)]
-pub(super) struct Copyable {
-    /// Its last key.
-    pub(super) last: i64,
-    /// Smallest and largest value of the sort column.
-    pub(super) bounds: [ArrayRef; 2],
-    /// The same of further columns whose bounds are wanted.
-    pub(super) other_bounds: Vec<PlacedBounds>,
-}
-
-/// A column's place in the united schema, its smallest and its largest value.
-pub(super) type PlacedBounds = (usize, [ArrayRef; 2]);
-
-impl Part {
-    /// A whole input.
-    pub(super) fn whole(index: usize, input: &Input) -> Self {
-        Self {
-            input: index,
-            groups: 0..usize::MAX,
-            row_count: input.row_count,
-            copy: None,
-        }
-    }
-}
 
 /// What copying needs to know of a merge.
 pub(super) struct Rules<'a> {
@@ -155,13 +117,17 @@ fn narrow(
     parts: &[Part],
     described: &mut [InputSummary],
 ) -> Result<(), MergeError> {
+    let Some(column) = rules.options.order_by.first() else {
+        return Ok(());
+    };
     let mut known: Option<(usize, Vec<GroupKeys>)> = None;
     for (part, summary) in parts.iter().zip(described) {
         if part.copy.is_some() || part.groups.end == usize::MAX {
             continue;
         }
         if known.as_ref().is_none_or(|(input, _)| *input != part.input) {
-            known = keys_of(rules, &inputs[part.input])?.map(|keys| (part.input, keys));
+            known = footers::keys_of(&inputs[part.input], column, rules.key_type)?
+                .map(|keys| (part.input, keys));
         }
         let Some((_, keys)) = &known else { continue };
         let own = || keys.iter().filter(|key| part.groups.contains(&key.index));
@@ -183,17 +149,6 @@ struct Candidate {
     last: i64,
     bounds: [ArrayRef; 2],
     other_bounds: Vec<PlacedBounds>,
-}
-
-fn keys_of(rules: &Rules<'_>, input: &Input) -> Result<Option<Vec<GroupKeys>>, MergeError> {
-    let footer = input
-        .footer()
-        .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
-    Ok(rules
-        .options
-        .order_by
-        .first()
-        .and_then(|column| footers::group_keys(&footer, column, rules.key_type)))
 }
 
 /// Row groups of the right shape that overlap no other, by their statistics. `None` when
@@ -225,7 +180,7 @@ fn candidates(
         if input.row_count == 0 {
             continue;
         }
-        let Some(groups) = keys_of(rules, input)? else {
+        let Some(groups) = footers::keys_of(input, column, rules.key_type)? else {
             return Ok(None);
         };
         all.extend(groups.into_iter().map(|group| {

@@ -17,9 +17,10 @@ use super::{
     cursor::{Cursor, Source},
     gather::Gathered,
     keys::{KeySpace, RowRef},
-    load::{SortedColumns, SortedRows, load_sorted},
+    load::{SortedRows, load_sorted},
     order::{Sink, merge_runs},
     race::Rank,
+    sorted_columns::SortedColumns,
     spill::{SpillWriter, SpilledRun, with_part_column},
     strategy::{Mode, Plan, Run, Written},
 };

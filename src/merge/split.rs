@@ -8,7 +8,7 @@ use super::{
     MergeControl, MergeError, SortColumn,
     footers::{group_keys, key_range},
     inputs::Input,
-    raw_copy::Part,
+    parts::Part,
     strategy::InputSummary,
 };
 

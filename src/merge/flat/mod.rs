@@ -13,6 +13,7 @@ mod packer;
 mod packing;
 mod ranges;
 mod text_page;
+mod text_values;
 mod texts;
 mod trim;
 mod words;

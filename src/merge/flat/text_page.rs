@@ -1,6 +1,11 @@
 //! A page of texts in the making.
 
-use parquet::basic::Encoding;
+use parquet::{
+    basic::{ConvertedType, Encoding, LogicalType},
+    data_type::ByteArray,
+    file::statistics::{Statistics, ValueStatistics},
+    schema::types::ColumnDescPtr,
+};
 
 use super::{
     chunk::PageFacts,
@@ -124,4 +129,37 @@ pub(super) fn judge_range(
         *before = range;
     }
     follows
+}
+
+/// The statistics of a chunk.
+pub(super) fn statistics(
+    range: Option<&(Vec<u8>, Vec<u8>)>,
+    null_count: usize,
+    descr: &ColumnDescPtr,
+) -> Statistics {
+    let nulls = Some(null_count as u64);
+    let Some((low, high)) = range else {
+        let none = ValueStatistics::<ByteArray>::new(None, None, None, nulls, false);
+        return Statistics::ByteArray(none);
+    };
+    let is_text = is_text(descr);
+    let short_low = trim_low(low, STATISTICS_BYTES_MAX, is_text);
+    let short_high = trim_high(high, STATISTICS_BYTES_MAX, is_text);
+    let is_exact = (short_low.len() == low.len(), short_high == *high);
+    let (low, high) = (
+        ByteArray::from(short_low.to_vec()),
+        ByteArray::from(short_high),
+    );
+    let statistics = ValueStatistics::new(Some(low), Some(high), None, nulls, false)
+        .with_min_is_exact(is_exact.0)
+        .with_max_is_exact(is_exact.1);
+    Statistics::ByteArray(statistics)
+}
+
+/// Whether statistics must be text, too.
+pub(super) fn is_text(descr: &ColumnDescPtr) -> bool {
+    matches!(
+        descr.logical_type_ref(),
+        Some(LogicalType::String | LogicalType::Json | LogicalType::Enum)
+    ) || descr.converted_type() == ConvertedType::UTF8
 }

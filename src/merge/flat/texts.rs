@@ -5,12 +5,10 @@ use std::sync::PoisonError;
 use arrow::{
     array::{Array, ArrayRef, AsArray},
     buffer::NullBuffer,
-    datatypes::{DataType, UInt32Type},
+    datatypes::UInt32Type,
 };
 use parquet::{
-    basic::{Compression, ConvertedType, Encoding, LogicalType},
-    data_type::ByteArray,
-    file::statistics::{Statistics, ValueStatistics},
+    basic::{Compression, Encoding},
     schema::types::ColumnDescPtr,
 };
 
@@ -20,15 +18,13 @@ use super::{
     dictionary::{EARLY_ROWS, Offer, Policy, TextDictionary},
     packer::{Packer, WaitingPage},
     packing::{bit_width, put_hybrid},
-    text_page::{LEVELS_ROOM, Page, Range, STATISTICS_BYTES_MAX, judge_range, put_text},
-    trim::{trim_high, trim_low},
+    text_page::{LEVELS_ROOM, Page, Range, is_text, judge_range, put_text, statistics},
+    text_values::{Texts, touch},
 };
 use crate::merge::{interner::SharedInterner, keys::RowRef, picks::Rows};
 
 /// Texts that are looked at together before they are copied one after the other.
 const BLOCK_ROWS: usize = 32;
-/// A line of the processor's cache.
-const CACHE_LINE_BYTES: usize = 64;
 /// No text has this number.
 const NO_ENTRY: u32 = u32::MAX;
 
@@ -50,44 +46,6 @@ pub(super) struct TextColumn {
     used_entries: usize,
     range: Range,
     page_range: Range,
-}
-
-/// Texts of one array.
-enum Texts<'a> {
-    Offsets(&'a [i32], &'a [u8]),
-    Utf8View(&'a arrow::array::StringViewArray),
-    BinaryView(&'a arrow::array::BinaryViewArray),
-}
-
-impl<'a> Texts<'a> {
-    fn of(array: &'a dyn Array) -> Option<Self> {
-        Some(match array.data_type() {
-            DataType::Utf8 => {
-                let array = array.as_string::<i32>();
-                Self::Offsets(array.value_offsets(), array.values())
-            }
-            DataType::Binary => {
-                let array = array.as_binary::<i32>();
-                Self::Offsets(array.value_offsets(), array.values())
-            }
-            DataType::Utf8View => Self::Utf8View(array.as_string_view()),
-            DataType::BinaryView => Self::BinaryView(array.as_binary_view()),
-            _ => return None,
-        })
-    }
-
-    #[inline]
-    fn get(&self, row: usize) -> &'a [u8] {
-        match self {
-            Self::Offsets(offsets, values) => {
-                // Offsets of an array are in order and not negative.
-                let at = |row: usize| usize::try_from(offsets[row]).unwrap_or(0);
-                &values[at(row)..at(row + 1)]
-            }
-            Self::Utf8View(array) => array.value(row).as_bytes(),
-            Self::BinaryView(array) => array.value(row),
-        }
-    }
 }
 
 impl TextColumn {
@@ -421,7 +379,7 @@ impl TextColumn {
         let (scratch, compressing) = tools.parts();
         let chunk = self.packer.take(compressing)?;
         self.has_chunk = false;
-        let statistics = self.statistics(&chunk);
+        let statistics = statistics(self.range.as_ref(), chunk.nulls(), &self.descr);
         let body = &mut scratch.body;
         body.clear();
         for entry in 0..self.used_entries {
@@ -435,45 +393,9 @@ impl TextColumn {
         (self.used_entries, self.range, self.page_range) = (0, None, None);
         done
     }
-
-    fn statistics(&self, chunk: &Chunk) -> Statistics {
-        let nulls = Some(chunk.nulls() as u64);
-        let Some((low, high)) = &self.range else {
-            let none = ValueStatistics::<ByteArray>::new(None, None, None, nulls, false);
-            return Statistics::ByteArray(none);
-        };
-        let is_text = is_text(&self.descr);
-        let short_low = trim_low(low, STATISTICS_BYTES_MAX, is_text);
-        let short_high = trim_high(high, STATISTICS_BYTES_MAX, is_text);
-        let is_exact = (short_low.len() == low.len(), short_high == *high);
-        let (low, high) = (
-            ByteArray::from(short_low.to_vec()),
-            ByteArray::from(short_high),
-        );
-        let statistics = ValueStatistics::new(Some(low), Some(high), None, nulls, false)
-            .with_min_is_exact(is_exact.0)
-            .with_max_is_exact(is_exact.1);
-        Statistics::ByteArray(statistics)
-    }
-}
-
-/// Brings a text into the cache: rows in order are anywhere in memory, and waiting for many
-/// at once takes hardly longer than waiting for one.
-#[inline]
-fn touch(text: &[u8]) {
-    let lines = text.iter().step_by(CACHE_LINE_BYTES).take(4);
-    std::hint::black_box(lines.fold(0, |seen, byte| seen ^ byte) ^ text.last().unwrap_or(&0));
 }
 
 #[inline]
 fn is_null(nulls: Option<&NullBuffer>, at: RowRef) -> bool {
     nulls.is_some_and(|nulls| nulls.is_null(at.row as usize))
-}
-
-/// Whether statistics must be text, too.
-fn is_text(descr: &ColumnDescPtr) -> bool {
-    matches!(
-        descr.logical_type_ref(),
-        Some(LogicalType::String | LogicalType::Json | LogicalType::Enum)
-    ) || descr.converted_type() == ConvertedType::UTF8
 }
