@@ -22,7 +22,17 @@ impl ThinDisk {
         // Without a journal: a write of it that fails would make everything read-only.
         let made = run("truncate", &["-s", promised], &image, None)
             .and_then(|()| {
-                let options = ["-q", "-F", "-O", "^has_journal", "-E", "lazy_itable_init=0"];
+                // Blocks as large as pages of the backing: none has room left for another one.
+                let options = [
+                    "-q",
+                    "-F",
+                    "-b",
+                    "4096",
+                    "-O",
+                    "^has_journal",
+                    "-E",
+                    "lazy_itable_init=0",
+                ];
                 run("mkfs.ext4", &options, &image, None)
             })
             .and_then(|()| {
@@ -53,10 +63,13 @@ impl ThinDisk {
         &self.backing
     }
 
-    /// Everything that was written so far has its room.
+    /// Everything that was written so far has its room, and nothing else: blocks of files that
+    /// are gone would take what is written next.
     pub fn sync(&self) {
         let file = fs::File::open(self.path()).unwrap();
         rustix::fs::syncfs(&file).unwrap();
+        let trimmed = Command::new("fstrim").arg(self.path()).status().unwrap();
+        assert!(trimmed.success(), "fstrim {:?}", self.path());
     }
 }
 
