@@ -12,6 +12,7 @@ use super::{
     order::BatchLimits,
     parts::Part,
     schema::UnitedSchema,
+    spill::ScratchFiles,
     texts::WorkSchema,
 };
 
@@ -177,6 +178,7 @@ pub(super) struct Context<'a> {
     pub(super) shares: Shares,
     /// Places of the sort columns in the united schema.
     pub(super) sort_places: Vec<usize>,
+    pub(super) scratch: ScratchFiles,
 }
 
 impl<'a> Context<'a> {

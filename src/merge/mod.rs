@@ -48,6 +48,7 @@ mod properties;
 mod queue;
 mod race;
 mod raw_copy;
+mod removed_on_drop;
 mod request;
 mod runs;
 mod scan;
@@ -118,14 +119,7 @@ pub fn merge_files(
     request.options.order_by = dedup::full_order(&request.options, &inputs)?;
     let request = &request;
     let order = SortOrder::of(request, required_count, &inputs, &united)?;
-    let mut row_bytes = 0;
-    for input in &inputs {
-        control.check()?;
-        let footer = input
-            .footer()
-            .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
-        row_bytes = row_bytes.max(footers::stored_row_bytes(footer.metadata()));
-    }
+    let row_bytes = largest_row_bytes(&inputs, control)?;
     let shares = shares.for_rows(row_bytes, request.options.row_group_rows);
     let properties = properties::properties(
         &request.output,
@@ -153,6 +147,7 @@ pub fn merge_files(
         work: work_without(&BTreeSet::new())?,
         shares,
         sort_places: order.places.clone(),
+        scratch: spill::ScratchFiles::default(),
     };
     let rows_total: u64 = inputs.iter().map(|input| input.row_count).sum();
     control.rows_total.store(rows_total, Ordering::Relaxed);
@@ -252,6 +247,19 @@ fn scan_limits(shares: &Shares) -> DecodeLimits {
         batch_bytes: shares.load_batch_bytes,
         page_bytes: shares.page_bytes,
     }
+}
+
+/// Bytes of a row in pages, not compressed, of the input where that is most.
+fn largest_row_bytes(inputs: &[inputs::Input], control: &MergeControl) -> Result<u64, MergeError> {
+    let mut largest = 0;
+    for input in inputs {
+        control.check()?;
+        let footer = input
+            .footer()
+            .map_err(|bad| MergeError::BadInputs(vec![bad]))?;
+        largest = largest.max(footers::stored_row_bytes(footer.metadata()));
+    }
+    Ok(largest)
 }
 
 fn describe(context: &Context<'_>, order: &SortOrder) -> Result<Vec<InputSummary>, MergeError> {

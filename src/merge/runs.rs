@@ -48,6 +48,8 @@ pub(super) fn make_runs<'a, K: KeySpace>(
         spilled_run_count: 0,
         ahead: Arc::new(Ahead::new(in_memory.collect(), plan.early_max)),
     };
+    // What an attempt left that was misled is not to be kept by new runs.
+    context.scratch.close();
     let mut in_scratch = write_to_scratch(context, space, plan)?;
     made.spilled_run_count = in_scratch.len() as u64;
     let fan_in = context.shares.fan_in(plan.scratch_bytes);
@@ -56,6 +58,7 @@ pub(super) fn make_runs<'a, K: KeySpace>(
         in_scratch = merged;
         made.spilled_run_count += count;
     }
+    context.scratch.close();
     made.cursors.extend(cursors_of(in_scratch));
     for run in &plan.runs {
         let bound = run.first_key.and_then(|key| space.bound(key));
@@ -373,12 +376,18 @@ fn write_run<'a, K: KeySpace>(
     let mut sink = ToScratch {
         context,
         space,
-        writer: SpillWriter::create(&context.request.scratch, schema, limits.bytes, part)?,
+        writer: SpillWriter::create(
+            &context.scratch,
+            &context.request.scratch,
+            schema,
+            limits.bytes,
+            part,
+        )?,
         first: None,
     };
     merge_runs(context, space, cursors, limits, &mut sink)?;
     Ok(InScratch {
-        run: sink.writer.finish()?,
+        run: sink.writer.finish(&context.scratch)?,
         first: sink.first,
     })
 }

@@ -1,11 +1,12 @@
-//! Sorted runs in scratch: Arrow IPC streams, compressed unless the table is very wide, that vanish with their handle.
+//! Sorted runs in scratch: Arrow IPC streams, compressed unless the table is very wide, several in
+//! a file that vanishes with the last of them.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{BufReader, BufWriter, Read, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    fs::File,
+    io::{BufReader, BufWriter, Read, Seek},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use arrow::{
@@ -18,68 +19,78 @@ use arrow::{
     },
 };
 
-use super::{MergeError, gather::Gathered, order::Sink};
+use super::{MergeError, gather::Gathered, order::Sink, removed_on_drop::RemovedOnDrop};
 
 /// Compressing a column's share of a batch below this costs more than writing it as it is.
 const COMPRESSED_FROM_BYTES: u64 = 4 << 10;
 
-/// What the kernel frees in a few milliseconds.
-const FREED_AT_ONCE: u64 = 16 << 20;
+/// A file takes runs up to here, or to a part of all that was written if that is more: so a merge
+/// has a few dozen files, whatever its size.
+const FILE_BYTES: u64 = 64 << 20;
+const FILE_PART: u64 = 16;
 
-/// A file that is removed when this is dropped, unless it is kept. Other handles to it are to be
-/// closed before.
+/// The files of one merge that take more runs.
+#[derive(Debug, Default)]
+pub(super) struct ScratchFiles(Mutex<Unfilled>);
+
+#[derive(Debug, Default)]
+struct Unfilled {
+    files: Vec<ScratchFile>,
+    /// Of all runs so far.
+    written_bytes: u64,
+}
+
+/// A file of runs. Its handle is closed before it is removed.
 #[derive(Debug)]
-pub(super) struct RemovedOnDrop {
-    path: PathBuf,
-    kept: bool,
+struct ScratchFile {
+    handle: File,
+    size_bytes: u64,
+    guard: Arc<RemovedOnDrop>,
 }
 
-impl RemovedOnDrop {
-    /// Creates a new file; an existing one is an error and stays.
-    pub(super) fn create(path: PathBuf) -> Result<(Self, File), MergeError> {
-        // Not for everybody: who may read it is decided by its group.
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o640).open(&path);
-        let file = file.map_err(|source| MergeError::Io {
-            path: path.clone(),
-            source,
-        })?;
-        Ok((Self { path, kept: false }, file))
-    }
-
-    /// Its path.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Leaves the file where it is.
-    pub(super) fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for RemovedOnDrop {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
+impl ScratchFiles {
+    /// A file for one more run; whoever has it is alone with it.
+    fn take(&self, folder: &Path) -> Result<ScratchFile, MergeError> {
+        let unfilled = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .files
+            .pop();
+        if let Some(file) = unfilled {
+            return Ok(file);
         }
-        let open = File::open(&self.path);
-        // A file that is gone already is as wanted; nothing else can be done here.
-        let _ = std::fs::remove_file(&self.path);
-        // Gone from its folder; freeing a large one takes the kernel long, and who stops a merge
-        // need not wait for it.
-        let is_large = |file: &File| file.metadata().is_ok_and(|meta| meta.len() > FREED_AT_ONCE);
-        if let Some(file) = open.ok().filter(is_large) {
-            let freeing = std::thread::Builder::new().name("merge-free".into());
-            let _ = freeing.spawn(move || drop(file));
+        let name = format!("gigamerge-{}.runs", uuid::Uuid::new_v4());
+        let (guard, handle) = RemovedOnDrop::create(folder.join(name))?;
+        Ok(ScratchFile {
+            handle,
+            size_bytes: 0,
+            guard: Arc::new(guard),
+        })
+    }
+
+    /// Takes a file back, to which a run was added.
+    fn give_back(&self, file: ScratchFile, run_bytes: u64) {
+        let mut unfilled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        unfilled.written_bytes += run_bytes;
+        if file.size_bytes < FILE_BYTES.max(unfilled.written_bytes / FILE_PART) {
+            unfilled.files.push(file);
         }
+    }
+
+    /// No more runs are coming: files go as soon as theirs are read.
+    pub(super) fn close(&self) {
+        let mut unfilled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        unfilled.files.clear();
     }
 }
 
 /// A complete run in scratch.
 #[derive(Debug)]
 pub(super) struct SpilledRun {
-    file: RemovedOnDrop,
+    file: Arc<RemovedOnDrop>,
+    /// Where it starts in the file.
+    start: u64,
     /// The part that all its rows are of, if they are of one.
     part: Option<usize>,
 }
@@ -88,7 +99,8 @@ pub(super) struct SpilledRun {
 /// which decides between equal rows of several runs.
 pub(super) struct SpillWriter {
     writer: StreamWriter<BufWriter<File>>,
-    file: RemovedOnDrop,
+    file: Arc<RemovedOnDrop>,
+    start: u64,
     schema: SchemaRef,
     part: Option<usize>,
 }
@@ -103,47 +115,64 @@ pub(super) fn with_part_column(schema: &Schema) -> SchemaRef {
 }
 
 impl SpillWriter {
-    /// Starts a run in `folder`. Its rows are all of `part`, or say themselves of which they are.
+    /// Starts a run in a file of `folder`. Its rows are all of `part`, or say themselves of which
+    /// they are.
     pub(super) fn create(
+        files: &ScratchFiles,
         folder: &Path,
         schema: &SchemaRef,
         batch_bytes: u64,
         part: Option<usize>,
     ) -> Result<Self, MergeError> {
-        let name = format!("gigamerge-{}.run", uuid::Uuid::new_v4());
-        let (guard, file) = RemovedOnDrop::create(folder.join(name))?;
+        let ScratchFile {
+            handle,
+            size_bytes,
+            guard,
+        } = files.take(folder)?;
         let is_compressed =
             batch_bytes / schema.fields().len().max(1) as u64 >= COMPRESSED_FROM_BYTES;
         let schema = with_part_column(schema);
         let options = IpcWriteOptions::default()
             .try_with_compression(is_compressed.then_some(CompressionType::LZ4_FRAME))
             .and_then(|options| {
-                StreamWriter::try_new_with_options(BufWriter::new(file), &schema, options)
+                StreamWriter::try_new_with_options(BufWriter::new(handle), &schema, options)
             });
         match options {
             Ok(writer) => Ok(Self {
+                writer,
                 file: guard,
+                start: size_bytes,
                 schema,
                 part,
-                writer,
             }),
             Err(error) => Err(scratch_error(&guard, &error)),
         }
     }
 
-    /// Ends the run.
-    pub(super) fn finish(self) -> Result<SpilledRun, MergeError> {
+    /// Ends the run; its file may take another one.
+    pub(super) fn finish(self, files: &ScratchFiles) -> Result<SpilledRun, MergeError> {
         let Self {
             file,
+            start,
             part,
-            mut writer,
+            writer,
             ..
         } = self;
-        let ended = writer.finish().and_then(|()| Ok(writer.get_mut().flush()?));
-        match ended {
-            Ok(()) => Ok(SpilledRun { file, part }),
-            Err(error) => Err(scratch_error(&file, &error)),
-        }
+        let ended = writer.into_inner().and_then(|buffered| {
+            let mut handle = buffered
+                .into_inner()
+                .map_err(std::io::IntoInnerError::into_error)?;
+            let size_bytes = handle.stream_position()?;
+            Ok((handle, size_bytes))
+        });
+        let (handle, size_bytes) = ended.map_err(|error| scratch_error(&file, &error))?;
+        let written = ScratchFile {
+            handle,
+            size_bytes,
+            guard: Arc::clone(&file),
+        };
+        files.give_back(written, size_bytes - start);
+        Ok(SpilledRun { file, start, part })
     }
 
     fn batch(&self, rows: &Gathered) -> Result<RecordBatch, String> {
@@ -177,7 +206,7 @@ impl Sink for SpillWriter {
     }
 }
 
-/// Reads one run; the file is removed with it.
+/// Reads one run; its file is removed with the last one in it.
 pub(super) struct SpillReader {
     run: SpilledRun,
     place: usize,
@@ -208,7 +237,7 @@ impl SpilledRun {
     pub(super) fn open(self, place: usize) -> Result<SpillReader, MergeError> {
         let file = Reopened {
             path: self.file.path().to_owned(),
-            position: 0,
+            position: self.start,
         };
         let reader = StreamReader::try_new(BufReader::new(file), None)
             .map_err(|e| scratch_error(&self.file, &e))?;

@@ -24,8 +24,8 @@ use super::{
     properties::{flat_columns, properties},
     queue::{Job, State, Work},
     raw_copy::rows_min,
+    removed_on_drop::RemovedOnDrop,
     schema::UnitedSchema,
-    spill::RemovedOnDrop,
     texts::WorkSchema,
 };
 

@@ -159,7 +159,7 @@ fn a_stop_leaves_neither_output_nor_scratch_wherever_the_merge_is() {
     std::fs::create_dir(out.parent().unwrap()).unwrap();
     for (signal, has_begun) in [
         (Signal::INT, "lock"),
-        (Signal::TERM, ".run"),
+        (Signal::TERM, ".runs"),
         (Signal::INT, "output.parquet"),
     ] {
         let mut program = Program::start(&arguments);
