@@ -1,6 +1,7 @@
 //! What the Redis catalog does when the server is away, forgets, hangs or says no.
 
 use std::{
+    net::TcpListener,
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,6 +18,7 @@ use gigamerge::{
 use crate::{
     catalog_suite::{entry, policy},
     support::{
+        program::{config_file, run},
         proxy::{Fault, Proxy},
         redis_server::RedisServer,
     },
@@ -103,6 +105,29 @@ async fn a_server_that_is_away_at_the_start_is_found_later() {
     server.run();
     answers_again(&catalog).await;
     assert!(catalog.tables().await.unwrap().is_empty());
+}
+
+#[test]
+fn once_without_a_server_ends_with_a_line_that_names_it_and_hides_the_password() {
+    let folder = tempfile::tempdir().unwrap();
+    // Nobody listens any more where somebody just did.
+    let address = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let text = format!(
+        "[catalog]\ntype = \"redis\"\nurl = \"redis://me:s3cr3t@{address}/0\"\n\
+         [[layers]]\nname = \"hot\"\ntype = \"fs\"\nurl = \"file://{}\"\n",
+        folder.path().display()
+    );
+    let config = config_file(folder.path(), &text);
+    let (code, out, log) = run(&["once", "--config", &config]);
+    assert_eq!(code, 1, "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("catalog is unavailable"), "{last}");
+    let server = format!("redis://me:***@{address}/0");
+    assert!(last.contains(&server), "{last}");
+    assert!(!out.contains("s3cr3t") && !log.contains("s3cr3t"), "{log}");
 }
 
 #[tokio::test]

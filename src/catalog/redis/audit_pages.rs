@@ -128,7 +128,7 @@ impl RedisCatalog {
                     return Ok::<_, CatalogError>(None);
                 };
                 if rounds > HSCAN_ROUNDS_MAX {
-                    return Err(grows_too_fast(CONTEXT, &key));
+                    return Err(grows_too_fast(&self.connection, CONTEXT, &key));
                 }
                 let mut command = redis::cmd("HSCAN");
                 command.arg(&key).arg(cursor).arg("COUNT").arg(1000);

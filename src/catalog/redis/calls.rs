@@ -188,8 +188,9 @@ impl Catalog for RedisCatalog {
             set_aside: &set_aside,
         };
         let keys = keys::merge_keys(&claim.plan.queue);
-        resend("committing a merge", claim.plan.id.as_str(), || {
-            scripts::end_merge(&self.connection, &keys, &call)
+        let (connection, context) = (&self.connection, "committing a merge");
+        resend(connection, context, claim.plan.id.as_str(), || {
+            scripts::end_merge(connection, &keys, &call)
         })
         .await
     }

@@ -1,7 +1,8 @@
 //! One connection to Redis that everybody shares: made at the first call, thrown away when it
 //! breaks, made again by a later call, with a growing pause between attempts.
 //!
-//! No call waits longer than the configured time, and no error holds the password.
+//! No call waits longer than the configured time. An error names the server that could not be asked, and none holds
+//! the password.
 
 use std::{
     fmt,
@@ -28,7 +29,7 @@ pub(super) type Answer<T> = Result<T, RedisError>;
 pub(super) struct Connection {
     endpoint: Endpoint,
     timeout: Duration,
-    /// The URL without its password, for messages.
+    /// The URL without its password and without any other secret, for messages.
     address: String,
     /// Texts that must not appear in errors.
     secrets: Vec<String>,
@@ -71,7 +72,7 @@ impl Connection {
         Ok(Self {
             endpoint,
             timeout: config.timeout,
-            address: config.url.hidden_url(),
+            address: hide(&secrets, &config.url.hidden_url()),
             secrets,
             state: Mutex::default(),
         })
@@ -121,6 +122,14 @@ impl Connection {
         }
     }
 
+    /// The server did not do what was asked of it, and may later. `reason` holds no secret.
+    pub(super) fn unavailable(&self, context: &str, reason: String) -> CatalogError {
+        CatalogError::Unavailable {
+            context: format!("{context} at {}", self.address),
+            reason,
+        }
+    }
+
     async fn judge<T>(
         &self,
         context: &str,
@@ -140,7 +149,7 @@ impl Connection {
                 state.live = None;
             }
         }
-        Err(unavailable(context, reason))
+        Err(self.unavailable(context, reason))
     }
 
     async fn live(&self, context: &str) -> Result<(MultiplexedConnection, u64), CatalogError> {
@@ -149,7 +158,7 @@ impl Connection {
             return Ok((live.clone(), state.generation));
         }
         if state.retry_at.is_some_and(|at| Instant::now() < at) {
-            return Err(unavailable(context, state.last_failure.clone()));
+            return Err(self.unavailable(context, state.last_failure.clone()));
         }
         match self.connect().await {
             Ok(connection) => {
@@ -174,7 +183,7 @@ impl Connection {
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, CatalogError> {
-        let context = self.hide(&format!("connecting to {}", self.address));
+        let context = format!("connecting to {}", self.address);
         let attempt = async {
             let mut connection = self.endpoint.connect().await?;
             // A user who may not ask for INFO is no reason to stop.
@@ -191,15 +200,18 @@ impl Connection {
         };
         let time_max = self.endpoint.timeout();
         match tokio::time::timeout(time_max, attempt).await {
-            Err(_) => Err(unavailable(
-                &context,
-                format!("no answer within {time_max:?}"),
-            )),
+            Err(_) => Err(CatalogError::Unavailable {
+                context,
+                reason: format!("no answer within {time_max:?}"),
+            }),
             Ok(Err(Failure::Refused(reason))) => Err(CatalogError::Refused {
                 context,
                 reason: self.hide(&reason),
             }),
-            Ok(Err(Failure::Away(reason))) => Err(unavailable(&context, self.hide(&reason))),
+            Ok(Err(Failure::Away(reason))) => Err(CatalogError::Unavailable {
+                context,
+                reason: self.hide(&reason),
+            }),
             Ok(Ok((_, info))) if info.contains("cluster_enabled:1") => Err(CatalogError::Refused {
                 context,
                 reason: "this is a Redis Cluster, where a script may only touch keys that its caller names, \
@@ -211,17 +223,14 @@ impl Connection {
     }
 
     fn hide(&self, text: &str) -> String {
-        self.secrets
-            .iter()
-            .fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
+        hide(&self.secrets, text)
     }
 }
 
-fn unavailable(context: &str, reason: String) -> CatalogError {
-    CatalogError::Unavailable {
-        context: context.to_owned(),
-        reason,
-    }
+fn hide(secrets: &[String], text: &str) -> String {
+    secrets
+        .iter()
+        .fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
 }
 
 /// With jitter, so that many daemons do not come back in one moment.
@@ -381,8 +390,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_away_costs_no_more_than_the_timeout() {
-        let connection = connection("redis://127.0.0.1:1").unwrap();
+    async fn a_server_that_is_away_costs_no_more_than_the_timeout_and_each_error_names_it() {
+        let connection = connection("redis://me:s3cr3t@127.0.0.1:1/0").unwrap();
         let started = Instant::now();
         for _ in 0..50 {
             let error = connection
@@ -390,6 +399,9 @@ mod tests {
                 .await
                 .unwrap_err();
             assert!(matches!(error, CatalogError::Unavailable { .. }), "{error}");
+            let text = format!("{error} {error:?}");
+            assert!(text.contains("redis://me:***@127.0.0.1:1/0"), "{text}");
+            assert!(!text.contains("s3cr3t"), "{text}");
         }
         assert!(started.elapsed() < Duration::from_secs(2));
     }

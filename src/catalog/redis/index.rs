@@ -6,7 +6,9 @@ use std::{
 };
 
 use super::{
-    RedisCatalog, keys, scripts,
+    RedisCatalog,
+    connection::Connection,
+    keys, scripts,
     wire::{self, EntryCommand},
 };
 use crate::{
@@ -67,7 +69,7 @@ impl RedisCatalog {
                 return Ok(found);
             }
         }
-        Err(grows_too_fast(context, key))
+        Err(grows_too_fast(&self.connection, context, key))
     }
 
     pub(super) async fn page(
@@ -204,11 +206,8 @@ fn commands<'a>(
     added.chain(remove.iter().map(|entry| (entry, EntryCommand::Delete)))
 }
 
-pub(super) fn grows_too_fast(context: &str, key: &str) -> CatalogError {
-    CatalogError::Unavailable {
-        context: context.to_owned(),
-        reason: format!("{key} grows faster than it can be listed"),
-    }
+pub(super) fn grows_too_fast(connection: &Connection, context: &str, key: &str) -> CatalogError {
+    connection.unavailable(context, format!("{key} grows faster than it can be listed"))
 }
 
 pub(super) fn stored_entry(

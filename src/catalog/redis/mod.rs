@@ -95,6 +95,7 @@ impl RedisCatalog {
 
 /// Sends a commit until it is answered. After an answer was lost, a lost lease says nothing any more.
 async fn resend<T: Future<Output = Result<CommitOutcome, CatalogError>>>(
+    connection: &Connection,
     context: &str,
     plan: &str,
     send: impl Fn() -> T,
@@ -109,10 +110,8 @@ async fn resend<T: Future<Output = Result<CommitOutcome, CatalogError>>>(
             }
             // The lost call may have committed, and the output been merged further since.
             Ok(CommitOutcome::LeaseLost) if tries > 1 => {
-                return Err(CatalogError::Unavailable {
-                    context: context.to_owned(),
-                    reason: "an answer was lost, and the plan is not ours any more".to_owned(),
-                });
+                let reason = "an answer was lost, and the plan is not ours any more".to_owned();
+                return Err(connection.unavailable(context, reason));
             }
             outcome => return outcome,
         }

@@ -178,7 +178,7 @@ impl RedisCatalog {
             layer,
             &nonce,
         ];
-        resend(context, item.id.as_str(), || async {
+        resend(&self.connection, context, item.id.as_str(), || async {
             let call = script_texts::END_MOVE.call(&self.connection, context, &keys, &arguments);
             let reply: Vec<String> = call.await?;
             scripts::commit_outcome(context, &reply)

@@ -110,7 +110,8 @@ impl Query<'_> {
     async fn read_page(&self, hash: &mut Hash) -> Result<Vec<IndexEntry>, CatalogError> {
         hash.rounds += 1;
         if hash.rounds > HSCAN_ROUNDS_MAX {
-            return Err(grows_too_fast(CONTEXT, &hash.key));
+            let connection = &self.catalog.connection;
+            return Err(grows_too_fast(connection, CONTEXT, &hash.key));
         }
         let (next, page) = self.catalog.page(CONTEXT, &hash.key, hash.cursor).await?;
         hash.cursor = next;

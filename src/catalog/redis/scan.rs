@@ -63,10 +63,8 @@ impl RedisCatalog {
     ) -> Result<Option<Vec<String>>, CatalogError> {
         let Some(at) = cursor.at else { return Ok(None) };
         if cursor.rounds == SCAN_ROUNDS_MAX {
-            return Err(CatalogError::Unavailable {
-                context: cursor.context.to_owned(),
-                reason: "keys are made faster than they can be listed".to_owned(),
-            });
+            let reason = "keys are made faster than they can be listed".to_owned();
+            return Err(self.connection.unavailable(cursor.context, reason));
         }
         let mut command = redis::cmd("SCAN");
         command
