@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::StreamExt;
 
-use super::{JsonCatalog, index::guard, refresh, work::GivenBack};
+use super::{JsonCatalog, index::guard, merges::GivenBack, refresh};
 use crate::{
     catalog::{
         Catalog, CatalogError, CommitOutcome, DeadOutput, DropState, EntryFilter, EntryStream,

@@ -12,16 +12,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Probe, partition::Partition, refresh, work::GivenBack};
+use super::{Probe, merges::GivenBack, partition::Partition, refresh};
 use crate::{
     catalog::{
-        CatalogError, CommitOutcome, DeadOutput, DropState, EntryFilter, MergeCommit, Policy,
-        QueueDepths,
+        CatalogError, CommitOutcome, DeadOutput, EntryFilter, MergeCommit, Policy, QueueDepths,
     },
     crash_points::CrashPoints,
     model::{
-        ClaimedDrop, ClaimedMerge, DataPath, Folder, IndexEntry, Iteration, LayerName, Lease,
-        MergePlan, MergeQueue, PartitionDir, PlanId, PlanPart, TableRef,
+        ClaimedMerge, DataPath, Folder, IndexEntry, Iteration, LayerName, Lease, MergePlan,
+        MergeQueue, PartitionDir, PlanId, PlanPart, TableRef,
     },
 };
 
@@ -341,79 +340,6 @@ impl Inner {
         })
     }
 
-    pub(super) fn claim_drops(&self, limit: usize, lease: Duration) -> Vec<ClaimedDrop> {
-        let policy = self.policy();
-        let mut claimed = Vec::new();
-        for partition in guard(&self.partitions).values_mut() {
-            let items = partition.claim_drops(limit - claimed.len(), now_s(), lease, &policy);
-            claimed.extend(items.into_iter().map(|(item, token)| ClaimedDrop {
-                lease: lease_for(&token, lease),
-                item,
-            }));
-            if claimed.len() >= limit {
-                break;
-            }
-        }
-        claimed
-    }
-
-    pub(super) fn look_up_drop(&self, claim: &ClaimedDrop) -> Result<DropState, CatalogError> {
-        let item = &claim.item;
-        let kept_for =
-            self.with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
-                partition.holds_drop(&claim.lease.token)?;
-                Ok(partition.kept_for(&item.path, now_s()))
-            })?;
-        let mut found = self.resolve(&item.table, std::slice::from_ref(&item.path));
-        Ok(match (found.pop().flatten(), kept_for) {
-            (Some(entry), _) => DropState::Named(Box::new(entry)),
-            (None, Some(time)) => DropState::KeptFor(time),
-            (None, None) => DropState::Unnamed,
-        })
-    }
-
-    /// One replacement of `metadata.json` for each partition.
-    pub(super) fn finish_drops(&self, claims: &[ClaimedDrop]) -> Result<(), CatalogError> {
-        let mut by_partition: BTreeMap<PartitionKey, Vec<(DataPath, String)>> = BTreeMap::new();
-        for ClaimedDrop { item, lease } in claims {
-            let key = (item.table.clone(), item.path.dir(), item.layer.clone());
-            by_partition
-                .entry(key)
-                .or_default()
-                .push((item.path.clone(), lease.token.clone()));
-        }
-        for ((table, dir, layer), drops) in by_partition {
-            self.with_partition(&table, &dir, &layer, |partition| {
-                partition.finish_drops(&drops)
-            })?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn renew_drop(
-        &self,
-        claim: &ClaimedDrop,
-        lease: Duration,
-    ) -> Result<Lease, CatalogError> {
-        let item = &claim.item;
-        let token =
-            self.with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
-                partition.renew_drop(&claim.lease.token, lease)
-            })?;
-        Ok(lease_for(&token, lease))
-    }
-
-    pub(super) fn release_drop(
-        &self,
-        claim: &ClaimedDrop,
-        delay: Duration,
-    ) -> Result<(), CatalogError> {
-        let item = &claim.item;
-        self.with_partition(&item.table, &item.path.dir(), &item.layer, |partition| {
-            partition.release_drop(&claim.lease.token, delay)
-        })
-    }
-
     /// Announcements are what this process or one before it left: those of claims that run are known.
     pub(super) fn dead_outputs(&self, limit: usize) -> Vec<DeadOutput> {
         // Held meanwhile: an output is announced here before it stands in a partition.
@@ -460,7 +386,7 @@ fn announced_key(claim: &ClaimedMerge) -> (PlanId, u32) {
     (claim.plan.id.clone(), claim.plan.attempts)
 }
 
-fn lease_for(token: &str, lease: Duration) -> Lease {
+pub(super) fn lease_for(token: &str, lease: Duration) -> Lease {
     let seconds = i64::try_from(lease.as_secs()).unwrap_or(i64::MAX);
     Lease {
         token: token.to_owned(),

@@ -8,9 +8,11 @@
 mod audit;
 mod calls;
 mod claims;
+mod deletes;
 mod discovery;
 mod index;
 mod mend;
+mod merges;
 mod metadata_file;
 mod partition;
 mod planner;
@@ -18,7 +20,6 @@ mod quarantine;
 mod records;
 mod refresh;
 mod replaced;
-mod work;
 
 use std::{
     collections::{BTreeMap, HashMap},

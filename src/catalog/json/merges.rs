@@ -1,4 +1,4 @@
-//! What a partition hands out, merges and deletes, and how each of them ends.
+//! Merges that a partition hands out, and how each of them ends.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -10,8 +10,8 @@ use super::{
 use crate::{
     catalog::{CatalogError, CommitOutcome, MergeCommit, Policy},
     model::{
-        ClaimedMerge, DataPath, DropItem, IndexEntry, Iteration, MergePlan, MergeQueue, PlanId,
-        PlanPart, WriterId,
+        ClaimedMerge, DataPath, IndexEntry, Iteration, MergePlan, MergeQueue, PlanId, PlanPart,
+        WriterId,
     },
 };
 
@@ -147,7 +147,7 @@ impl Partition {
         Ok(Some((plan, token)))
     }
 
-    fn lease_lost(&self) -> CatalogError {
+    pub(super) fn lease_lost(&self) -> CatalogError {
         CatalogError::LeaseLost {
             what: format!("a plan of {} {}", self.table, self.dir),
         }
@@ -307,118 +307,5 @@ impl Partition {
         })?;
         self.merges.end(token, None);
         Ok(())
-    }
-
-    /// Takes due deletes, oldest first; returns each with its lease's token.
-    pub(super) fn claim_drops(
-        &mut self,
-        limit: usize,
-        now_s: i64,
-        lease: Duration,
-        policy: &Policy,
-    ) -> Vec<(DropItem, String)> {
-        let taken = self.drops.taken();
-        let is_free =
-            |path: &DataPath| !taken.contains(path) && !self.finished_drops.contains(path);
-        let due: Vec<DropItem> = self
-            .metadata
-            .drop_queue
-            .iter()
-            .filter(|drop| {
-                drop.due_s <= now_s && policy.serves(&drop.writer) && is_free(&drop.path)
-            })
-            .take(limit)
-            .cloned()
-            .collect();
-        let (due, reused): (Vec<DropItem>, Vec<DropItem>) = due
-            .into_iter()
-            .partition(|drop| self.is_the_same_file(drop));
-        for drop in reused {
-            tracing::warn!(table = %drop.table, file = %drop.path,
-                "a writer used this name again; the new file is kept, but names must be unique");
-            self.finished_drops.insert(drop.path);
-        }
-        let drops = &mut self.drops;
-        due.into_iter()
-            .map(|drop| {
-                let token = drops.take(std::slice::from_ref(&drop.path), lease);
-                (drop, token)
-            })
-            .collect()
-    }
-
-    /// False when another file lies under the name of a replaced one.
-    fn is_the_same_file(&self, drop: &DropItem) -> bool {
-        let file = self.folder().join(drop.path.file_name());
-        match (
-            self.metadata.found_drop_sizes.get(&drop.path),
-            std::fs::symlink_metadata(file),
-        ) {
-            (Some(bytes), Ok(found)) => found.len() == *bytes,
-            _ => true,
-        }
-    }
-
-    pub(super) fn finish_drops(
-        &mut self,
-        drops: &[(DataPath, String)],
-    ) -> Result<(), CatalogError> {
-        for (path, token) in drops {
-            if self.drops.end(token, None) {
-                self.finished_drops.insert(path.clone());
-            }
-        }
-        self.change(|_| {})
-    }
-
-    pub(super) fn holds_drop(&self, token: &str) -> Result<(), CatalogError> {
-        match self.drops.paths(token) {
-            Some(_) => Ok(()),
-            None => Err(self.lease_lost()),
-        }
-    }
-
-    /// How long a path keeps its bytes for a delete that was queued later than the one that is held.
-    pub(super) fn kept_for(&self, path: &DataPath, now_s: i64) -> Option<Duration> {
-        let items = self.metadata.drop_queue.iter();
-        let due_s = items
-            .filter(|item| item.path == *path)
-            .map(|item| item.due_s)
-            .max()?;
-        let left_s = u64::try_from(due_s.saturating_sub(now_s)).ok()?;
-        (left_s > 0).then(|| Duration::from_secs(left_s))
-    }
-
-    pub(super) fn renew_drop(
-        &mut self,
-        token: &str,
-        lease: Duration,
-    ) -> Result<String, CatalogError> {
-        self.drops
-            .renew(token, lease)
-            .ok_or_else(|| self.lease_lost())
-    }
-
-    pub(super) fn release_drop(
-        &mut self,
-        token: &str,
-        delay: Duration,
-    ) -> Result<(), CatalogError> {
-        if self.drops.end(token, Some(delay)) {
-            Ok(())
-        } else {
-            Err(self.lease_lost())
-        }
-    }
-
-    pub(super) fn drop_counts(&self) -> (usize, usize) {
-        let waiting = self
-            .metadata
-            .drop_queue
-            .iter()
-            .filter(|drop| !self.finished_drops.contains(&drop.path))
-            .count();
-        let claimed = self.drops.live_count();
-        (waiting.saturating_sub(claimed), claimed)
     }
 }
