@@ -13,10 +13,12 @@ mod endpoint;
 mod finder;
 mod heads;
 mod index;
+mod json_fields;
 mod keys;
 mod leftovers;
 mod moves;
 mod pieces;
+mod planning_rules;
 mod quarantine;
 mod query;
 mod queues;
@@ -32,7 +34,7 @@ use std::{
     time::Duration,
 };
 
-use self::{connection::Connection, report::Reports, scripts::PlanningRules};
+use self::{connection::Connection, planning_rules::PlanningRules, report::Reports};
 use super::{CatalogError, CommitOutcome, Policy};
 use crate::{config::RedisConfig, model::Lease};
 
@@ -60,10 +62,7 @@ struct Rules {
 impl Rules {
     fn new(policy: Arc<Policy>) -> Arc<Self> {
         Arc::new(Self {
-            planning: PlanningRules {
-                levels_json: wire::levels_to_json(&policy),
-                layers_json: wire::layers_to_json(&policy),
-            },
+            planning: PlanningRules::new(&policy),
             policy,
         })
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     connection::Connection,
     keys::ScriptKeys,
+    planning_rules::PlanningRules,
     script_texts::{
         ANNOUNCE_OUTPUT, CLAIM_DROPS, DEAD_OUTPUT, DROP_QUARANTINED, END_MERGE, FAIL_PLAN,
         GET_MERGE_PLAN, MEND, PATCH_INDEX, PEEK_PLANS, RELEASE_PLAN, RENEW_LEASE, RETRY_FAILED,
@@ -23,13 +24,6 @@ const DURATION_MAX_S: u64 = 100 * 365 * 86_400;
 
 /// A list's key and an item's text.
 pub(super) type DueItem = (String, String);
-
-/// What planning needs to know, as the scripts take it.
-#[derive(Debug)]
-pub(super) struct PlanningRules {
-    pub(super) levels_json: String,
-    pub(super) layers_json: String,
-}
 
 /// A commit as `end_merge` takes it.
 #[derive(Debug)]

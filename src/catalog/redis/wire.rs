@@ -5,15 +5,15 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{
-    catalog::Policy,
-    model::{
-        DataPath, DropItem, IndexEntry, LayerName, MergePlan, MergeQueue, MoveItem, PlanId,
-        PlanPart, TableRef, WriterId,
-    },
+use crate::model::{
+    DataPath, DropItem, IndexEntry, LayerName, MergePlan, MergeQueue, MoveItem, PlanId, PlanPart,
+    TableRef, WriterId,
 };
 
-use super::keys::FileQueue;
+use super::{
+    json_fields::{count, due_s, parse_object, paths, small_count, string, take_object, time_ns},
+    keys::FileQueue,
+};
 
 /// What a call does with an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,133 +243,10 @@ pub(super) fn due_s_of(text: &str) -> Result<i64, String> {
     due_s(&parse_object(text)?)
 }
 
-/// `[[timeout_sec, max_size_bytes, iteration], …]`.
-pub(super) fn levels_to_json(policy: &Policy) -> String {
-    let levels: Vec<Value> = policy
-        .levels
-        .iter()
-        .map(|level| {
-            // Up: a plan must not close before its time.
-            let timeout_s = level.timeout.as_secs() + u64::from(level.timeout.subsec_nanos() > 0);
-            json!([timeout_s, level.max_size_bytes, level.iteration.0])
-        })
-        .collect();
-    Value::Array(levels).to_string()
-}
-
-/// Name → layer, with the entry `""` for files of clients that name none.
-pub(super) fn layers_to_json(policy: &Policy) -> String {
-    let mut layers = Map::new();
-    layers.insert(String::new(), layer_to_json("", "", "", 0, ""));
-    for layer in &policy.layers {
-        let ttl = layer.ttl.unwrap_or_default();
-        let ttl_s = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
-        let next = layer.next.as_ref().map_or("", LayerName::as_str);
-        let name = layer.name.as_str();
-        layers.insert(
-            name.to_owned(),
-            layer_to_json(&layer.url, name, &layer.kind, ttl_s, next),
-        );
-    }
-    Value::Object(layers).to_string()
-}
-
-fn layer_to_json(url: &str, name: &str, kind: &str, ttl_s: u64, next: &str) -> Value {
-    json!({"url": url, "name": name, "type": kind, "ttl_sec": ttl_s, "layer_to": next})
-}
-
-fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err("it is not a JSON object".to_owned()),
-        Err(error) => Err(format!("it is not JSON: {error}")),
-    }
-}
-
-/// A text field; empty when absent, as in entries of older clients.
-fn string<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {
-    match object.get(name) {
-        None | Some(Value::Null) => Ok(""),
-        Some(Value::String(text)) => Ok(text),
-        Some(_) => Err(format!("{name} is not a string")),
-    }
-}
-
-/// A whole number of at least 0; 0 when absent. Floats come from scripts that re-encode.
-fn count(object: &Map<String, Value>, name: &str) -> Result<u64, String> {
-    match object.get(name) {
-        None | Some(Value::Null) => Ok(0),
-        Some(value) => value
-            .as_u64()
-            .or_else(|| whole(value).and_then(|number| u64::try_from(number).ok()))
-            .ok_or_else(|| format!("{name} is not a whole number of at least 0")),
-    }
-}
-
-fn whole(value: &Value) -> Option<i64> {
-    if let Some(number) = value.as_i64() {
-        return Some(number);
-    }
-    let number = value.as_f64()?;
-    #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
-    (number.fract() == 0.0 && number.abs() < 9.2e18).then_some(number as i64)
-}
-
-fn time_ns(object: &Map<String, Value>, name: &str) -> Result<i64, String> {
-    let twin = format!("str_{name}");
-    match string(object, &twin)? {
-        "" => match object.get(name) {
-            None | Some(Value::Null) => Ok(0),
-            Some(value) => whole(value).ok_or_else(|| format!("{name} is not a whole number")),
-        },
-        digits => digits
-            .parse()
-            .map_err(|_| format!("{twin} is not a whole number of 64 bits")),
-    }
-}
-
-fn due_s(object: &Map<String, Value>) -> Result<i64, String> {
-    object
-        .get("time_s")
-        .and_then(whole)
-        .ok_or_else(|| "it has no time_s".to_owned())
-}
-
-/// A count of ours in an item; anything else that stands there counts as 0.
-fn small_count(object: &Map<String, Value>, name: &str) -> u32 {
-    object
-        .get(name)
-        .and_then(whole)
-        .map_or(0, |number| u32::try_from(number.max(0)).unwrap_or(u32::MAX))
-}
-
-/// Scripts that re-encode print an empty array as `{}`.
-fn paths(object: &Map<String, Value>) -> Result<&[Value], String> {
-    match object.get("paths") {
-        Some(Value::Array(paths)) => Ok(paths),
-        Some(Value::Object(empty)) if empty.is_empty() => Ok(&[]),
-        _ => Err("it has no list of paths".to_owned()),
-    }
-}
-
-fn take_object(object: &mut Map<String, Value>, name: &str) -> Result<Map<String, Value>, String> {
-    match object.remove(name) {
-        None | Some(Value::Null) => Ok(Map::new()),
-        Some(Value::Object(values)) => Ok(values),
-        Some(Value::Array(values)) if values.is_empty() => Ok(Map::new()),
-        Some(_) => Err(format!("{name} is not an object")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::{
-        catalog::{LayerRule, Level},
-        model::{Iteration, PartitionDir},
-    };
+    use crate::model::{Iteration, PartitionDir};
 
     fn table() -> TableRef {
         TableRef::new("db", "t").unwrap()
@@ -465,31 +342,5 @@ mod tests {
         assert!(plan_from_json(r#"{"id":"x","paths":[]}"#, &queue()).is_err());
         let empty = plan_from_json(r#"{"id":"x","time_s":1,"paths":{}}"#, &queue()).unwrap();
         assert!(empty.paths.is_empty());
-    }
-
-    #[test]
-    fn the_policy_goes_out_as_the_contract_says() {
-        let policy = Policy {
-            levels: vec![Level {
-                iteration: Iteration(1),
-                timeout: Duration::from_millis(9_500),
-                max_size_bytes: 10_485_760,
-            }],
-            layers: vec![LayerRule {
-                name: LayerName::parse("l1").unwrap(),
-                kind: "fs".to_owned(),
-                url: "file:///data".to_owned(),
-                ttl: Some(Duration::from_mins(1)),
-                next: Some(LayerName::parse("l2").unwrap()),
-            }],
-            writers: None,
-        };
-        assert_eq!(levels_to_json(&policy), "[[10,10485760,1]]");
-        let layers: Value = serde_json::from_str(&layers_to_json(&policy)).unwrap();
-        assert_eq!(
-            layers["l1"],
-            json!({"url":"file:///data","name":"l1","type":"fs","ttl_sec":60,"layer_to":"l2"})
-        );
-        assert_eq!(layers[""]["ttl_sec"], 0);
     }
 }
