@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 use super::{
     Difference, Fix, Kind, VerifyError,
     accounts::Accounts,
+    entries::Folder,
     files,
-    walk::{Announcement, Folder, Walk},
+    walk::{Announcement, Walk},
 };
 use crate::{
     catalog::audit::Mend,

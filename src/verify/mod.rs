@@ -10,6 +10,7 @@
 
 mod accounts;
 mod disk;
+mod entries;
 mod files;
 mod kind;
 mod plans;

@@ -7,11 +7,7 @@ use std::{
 
 use futures_util::TryStreamExt;
 
-use super::{
-    Difference, Kind, VerifyError,
-    accounts::Accounts,
-    walk::{Folder, Walk},
-};
+use super::{Difference, Kind, VerifyError, accounts::Accounts, entries::Folder, walk::Walk};
 use crate::{
     catalog::audit::{ItemFate, ItemState, Mend, Record, Work},
     invariants,
