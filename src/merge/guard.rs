@@ -186,6 +186,22 @@ impl InputBytes {
     }
 }
 
+/// Bytes of a file in memory of their own, which is not filled with anything before.
+fn read_fresh(file: &File, start: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut buffer = Vec::with_capacity(length);
+    while buffer.len() < length {
+        let at = start + buffer.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut buffer), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // There may be room for more than was asked for.
+    buffer.truncate(length);
+    Ok(buffer)
+}
+
 impl Length for InputBytes {
     fn len(&self) -> u64 {
         self.size_bytes
@@ -221,9 +237,8 @@ impl ChunkReader for InputBytes {
                 Ok(bytes.slice(start..end))
             }
             Source::File(file) => {
-                let mut buffer = vec![0; length];
-                self.read_exactly(file, &mut buffer, start)?;
-                Ok(buffer.into())
+                let read = read_fresh(file, start, length);
+                Ok(read.inspect_err(|error| self.lack.note(error))?.into())
             }
         }
     }

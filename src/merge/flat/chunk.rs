@@ -173,39 +173,39 @@ impl Chunk {
         tools: &mut Compressing,
         page: impl FnOnce(Bytes) -> Page,
     ) -> Result<(), String> {
-        let stored = self.stored(body, may_decide, tools)?;
-        let memory = Vec::with_capacity(stored.len() + HEADER_BYTES);
-        let mut target = TrackedWrite::new(memory);
+        let (memory, length) = self.stored(body, may_decide, tools)?;
+        let stored = memory.slice(..length);
+        let mut target = TrackedWrite::new(Vec::with_capacity(length + HEADER_BYTES));
         let written = SerializedPageWriter::new(&mut target)
-            .write_page(CompressedPage::new(page(stored.clone()), body.len()))
+            .write_page(CompressedPage::new(page(stored), body.len()))
             .map_err(|e| e.to_string())?;
         let whole = target.into_inner().map_err(|e| e.to_string())?;
         self.pages.bytes += whole.len();
         self.pages.pages.push(whole.into());
         // Nobody else reads in it any more, so that this is the same memory.
-        tools.packed = stored.into();
+        tools.packed = memory.into();
         self.uncompressed_bytes += written.uncompressed_size;
         Ok(())
     }
 
-    /// The body as it is stored.
+    /// The body as it is stored, at the start of some memory, and its length.
     fn stored(
         &mut self,
         body: &[u8],
         may_decide: bool,
         tools: &mut Compressing,
-    ) -> Result<Bytes, String> {
+    ) -> Result<(Bytes, usize), String> {
         let mut packed = std::mem::take(&mut tools.packed);
         if self.is_compressed != Some(false) {
-            tools.codecs.compress(self.compression, body, &mut packed)?;
-            let pays = !may_decide || packed.len() < body.len() - body.len() / SAVED_PART_MIN;
+            let length = tools.codecs.compress(self.compression, body, &mut packed)?;
+            let pays = !may_decide || length < body.len() - body.len() / SAVED_PART_MIN;
             if *self.is_compressed.get_or_insert(pays) {
-                return Ok(packed.into());
+                return Ok((packed.into(), length));
             }
         }
         packed.clear();
         packed.extend_from_slice(body);
-        Ok(packed.into())
+        Ok((packed.into(), body.len()))
     }
 
     /// Ends the chunk. `dictionary`: the values that pages refer to, as one page, and their number.
@@ -311,11 +311,7 @@ impl Compressing {
     pub(super) fn part_left(&mut self, compression: Compression, bytes: &[u8]) -> f64 {
         let mut packed = std::mem::take(&mut self.packed);
         let done = self.codecs.compress(compression, bytes, &mut packed);
-        let left = if done.is_ok() {
-            packed.len()
-        } else {
-            bytes.len()
-        };
+        let left = done.unwrap_or(bytes.len());
         self.packed = packed;
         (left as f64 / bytes.len().max(1) as f64).min(1.0)
     }

@@ -21,23 +21,29 @@ impl Codecs {
         )
     }
 
-    /// Replaces the content of `into`.
+    /// Compresses into the start of `into`, which is made as long as it may have to be and never
+    /// shorter; gives the bytes taken.
     pub(super) fn compress(
         &mut self,
         compression: Compression,
         from: &[u8],
         into: &mut Vec<u8>,
-    ) -> Result<(), String> {
+    ) -> Result<usize, String> {
+        let make_room = |into: &mut Vec<u8>, bytes: usize| {
+            if into.len() < bytes {
+                into.resize(bytes, 0);
+            }
+        };
         let length = match compression {
             Compression::SNAPPY => {
-                into.resize(snap::raw::max_compress_len(from.len()), 0);
+                make_room(into, snap::raw::max_compress_len(from.len()));
                 self.snappy
                     .get_or_insert_with(|| Box::new(snap::raw::Encoder::new()))
                     .compress(from, into)
                     .map_err(|e| e.to_string())?
             }
             Compression::LZ4_RAW => {
-                into.resize(lz4_flex::block::get_maximum_output_size(from.len()), 0);
+                make_room(into, lz4_flex::block::get_maximum_output_size(from.len()));
                 lz4_flex::block::compress_into(from, into).map_err(|e| e.to_string())?
             }
             Compression::ZSTD(level) => {
@@ -49,14 +55,13 @@ impl Codecs {
                 let Some((_, encoder)) = &mut self.zstd else {
                     return Err("there is no zstd encoder".to_owned());
                 };
-                into.resize(zstd::zstd_safe::compress_bound(from.len()), 0);
+                make_room(into, zstd::zstd_safe::compress_bound(from.len()));
                 encoder
-                    .compress_to_buffer(from, into)
+                    .compress_to_buffer(from, &mut into[..])
                     .map_err(|e| e.to_string())?
             }
             other => return Err(format!("pages cannot be compressed as {other}")),
         };
-        into.truncate(length);
-        Ok(())
+        Ok(length)
     }
 }
