@@ -7,6 +7,8 @@ use std::{
     sync::{LazyLock, mpsc},
 };
 
+use rustix::fs::{Mode, OFlags};
+
 use super::MergeError;
 
 /// What the kernel frees in a few milliseconds.
@@ -52,11 +54,13 @@ impl Drop for RemovedOnDrop {
         if self.kept {
             return;
         }
-        let open = File::open(&self.path);
+        // Whatever else may be there by now is not waited for, and no link is followed.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let open = rustix::fs::open(&self.path, flags, Mode::empty());
         // A file that is gone already is as wanted; nothing else can be done here.
         let _ = std::fs::remove_file(&self.path);
         if let Ok(file) = open {
-            free(file);
+            free(File::from(file));
         }
     }
 }
