@@ -80,3 +80,37 @@ fn free(file: File) {
         let _ = freeing.try_send(file);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_leaves_its_folder_at_once_unless_it_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name| folder.path().join(name);
+        for size in [1, 2 * FREED_AT_ONCE] {
+            let (guard, file) = RemovedOnDrop::create(path("gone")).unwrap();
+            file.set_len(size).unwrap();
+            drop((file, guard));
+            assert!(!path("gone").exists());
+        }
+        let (guard, _) = RemovedOnDrop::create(path("kept")).unwrap();
+        guard.keep();
+        assert!(path("kept").exists());
+        assert!(RemovedOnDrop::create(path("kept")).is_err());
+        assert!(path("kept").exists());
+    }
+
+    #[test]
+    fn what_took_its_place_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let (guard, _) = RemovedOnDrop::create(path.clone()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let pipe = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, pipe, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        drop(guard);
+        assert!(!path.exists());
+    }
+}

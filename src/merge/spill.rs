@@ -289,3 +289,89 @@ fn scratch_error(file: &RemovedOnDrop, error: &arrow::error::ArrowError) -> Merg
         source,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::{array::Int64Array, datatypes::Int64Type};
+
+    use super::*;
+
+    fn schema() -> SchemaRef {
+        Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, false)]))
+    }
+
+    fn write(files: &ScratchFiles, folder: &Path, values: &[i64]) -> SpilledRun {
+        let column: ArrayRef = Arc::new(Int64Array::from(values.to_vec()));
+        let mut rows = Gathered::default();
+        let slot = rows.add_batch(RecordBatch::try_new(schema(), vec![column]).unwrap());
+        rows.add_rows(slot, 0, values.len(), 8);
+        let mut writer = SpillWriter::create(files, folder, &schema(), 1 << 20, Some(7)).unwrap();
+        writer.write(rows).unwrap();
+        writer.finish(files).unwrap()
+    }
+
+    fn read(run: SpilledRun) -> Vec<i64> {
+        let mut reader = run.open(0).unwrap();
+        let mut values = Vec::new();
+        while let Some(batch) = reader.next().unwrap() {
+            assert_eq!(
+                batch
+                    .column(1)
+                    .as_primitive::<arrow::datatypes::UInt32Type>()
+                    .value(0),
+                7
+            );
+            values.extend_from_slice(batch.column(0).as_primitive::<Int64Type>().values());
+        }
+        values
+    }
+
+    fn file_count(folder: &Path) -> usize {
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn runs_share_a_file_that_goes_with_the_last_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ScratchFiles::default();
+        let runs = [&[1, 2, 3][..], &[4], &[5, 6]];
+        let mut written = runs
+            .map(|values| write(&files, folder.path(), values))
+            .into_iter();
+        assert_eq!(file_count(folder.path()), 1);
+        let first = written.next().unwrap();
+        let last = written.next_back().unwrap();
+        drop(written);
+        files.close();
+        assert_eq!(read(last), [5, 6]);
+        assert_eq!(file_count(folder.path()), 1);
+        assert_eq!(read(first), [1, 2, 3]);
+        assert_eq!(file_count(folder.path()), 0);
+    }
+
+    #[test]
+    fn a_file_that_others_write_to_or_that_is_closed_takes_no_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ScratchFiles::default();
+        let under_way = SpillWriter::create(&files, folder.path(), &schema(), 1 << 20, None);
+        let beside = write(&files, folder.path(), &[1]);
+        assert_eq!(file_count(folder.path()), 2);
+        drop(under_way);
+        assert_eq!(file_count(folder.path()), 1);
+        files.close();
+        let other = write(&files, folder.path(), &[2]);
+        assert_eq!(file_count(folder.path()), 2);
+        assert_eq!((read(beside), read(other)), (vec![1], vec![2]));
+    }
+
+    #[test]
+    fn an_attempt_that_was_given_up_leaves_its_file_to_the_runs_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ScratchFiles::default();
+        let kept = write(&files, folder.path(), &[1, 2]);
+        drop(SpillWriter::create(&files, folder.path(), &schema(), 1 << 20, None).unwrap());
+        assert_eq!(file_count(folder.path()), 1);
+        assert_eq!(read(kept), [1, 2]);
+        assert_eq!(file_count(folder.path()), 0);
+    }
+}
