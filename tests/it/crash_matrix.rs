@@ -252,7 +252,8 @@ fn run_case(case: Case, on_redis: bool) -> (World, Vec<Value>) {
         settle(&world, case.scenario, &format!("{what} again"), &mut states);
     }
     world.assert_nothing_stray(&what);
-    assert!(world.leftovers().is_empty(), "{what}: scratch was left");
+    let left = world.leftovers();
+    assert!(left.is_empty(), "{what}: scratch was left: {left:?}");
     (world, states)
 }
 

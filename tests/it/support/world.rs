@@ -235,6 +235,7 @@ impl World {
     pub fn leftovers(&self) -> Vec<PathBuf> {
         self.lakes()
             .flat_map(|(_, lake)| lake.leftovers("cpu"))
+            .filter(|folder| is_in_use(folder))
             .collect()
     }
 
@@ -420,4 +421,10 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
             found.push(entry.path());
         }
     }
+}
+
+/// Whether there is anything in it. Who is killed while a folder is made or removed leaves it without
+/// its lock and empty; it is swept once it is a minute old.
+fn is_in_use(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some())
 }
